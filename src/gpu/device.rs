@@ -125,12 +125,19 @@ impl Device {
         }
         match report {
             None => Ok(created),
-            Some(error) => Err(to_run_error(error, what, bytes)),
+            Some(error) => {
+                let error = to_run_error(error, what, bytes);
+                if matches!(error, RunError::DeviceLost { .. }) {
+                    keep_first(&self.fault, error.clone());
+                }
+                Err(error)
+            }
         }
     }
 
     /// Lets a device of ours report a loss, which submitting to it does not (measured: submit
-    /// returns, no scope catches anything). An application's device is for the application to poll.
+    /// returns, no scope catches anything), at the latest once its queue has drained. An
+    /// application's device is for the application to poll.
     pub fn check_alive(&self) -> Result<(), RunError> {
         #[cfg(not(target_arch = "wasm32"))]
         if self.owned {
