@@ -80,3 +80,8 @@ pub use layers::{
 pub use problem::{Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
 pub use tensor::Tensor;
 pub use view::View;
+
+/// The README's example compiles and runs with the other doc tests.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
