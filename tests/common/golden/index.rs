@@ -58,6 +58,7 @@ pub struct Case {
 #[derive(Deserialize)]
 pub struct Input {
     pub shape: Option<Vec<usize>>,
+    pub dtype: Option<String>,
     pub tensor: Option<String>,
     pub formula: Option<Formula>,
 }
