@@ -51,10 +51,10 @@ fn finite(v: f32) -> bool {
   return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
 }
 
-// 0 for what rounding made negative; NaN stays NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0).
-fn not_negative(v: f32) -> f32 {
-  let bits = bitcast<u32>(v);
-  return select(v, 0.0, bits >= 0x80000000u && bits <= 0xff800000u);
+// max(v, 0) that keeps NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0), which drops it.
+fn not_negative(v: vec4<f32>) -> vec4<f32> {
+  let bits = bitcast<vec4<u32>>(v);
+  return select(v, vec4(0.0), (bits >= vec4(0x80000000u)) & (bits <= vec4(0xff800000u)));
 }
 
 // A value to take distances from. Not an infinite one: distances from it are NaN, the mean is that infinity.
@@ -88,7 +88,7 @@ fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
 
 // 1/sqrt(var + eps). With eps 0 a constant group has xhat 0, not NaN.
 fn rstd_of(variance: f32) -> f32 {
-  let v = not_negative(variance) + task.scalars.x;
+  let v = not_negative(vec4(variance)).x + task.scalars.x; // rounding may have made it negative
   return select(inverseSqrt(v), 0.0, v == 0.0);
 }
 

@@ -35,7 +35,7 @@ fn update_running(
     }
     var freedom = all.x;
     if UNBIASED { freedom = max(all.x - 1.0, 1.0); } // one value: variance 0
-    sums += vec4((all.y - origin) + all.z, not_negative(all.w) / freedom, 0.0, 0.0);
+    sums += vec4((all.y - origin) + all.z, not_negative(all).w / freedom, 0.0, 0.0);
   }
   sums = row_sum(invocation, sums) / f32(samples);
 

@@ -183,7 +183,9 @@ fn check(problem: &Problem, caps: &Caps, offsets: &Offsets) -> Result<(), TestCa
         }
         if stage.access == Access::F32x4 {
             prop_assert!(
-                stage.task.base[0] % 4 == 0 && stage.task.slicing[1] % 4 == 0 && len % 4 == 0
+                [stage.task.base[0], stage.task.slicing[1], len]
+                    .iter()
+                    .all(|n| n.is_multiple_of(4))
             );
         }
         if stage.kernel == Kernel::NormRow {

@@ -6,12 +6,24 @@ use common::{device, random, suite};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use wgnorm::{
-    Affine, Context, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, Mode, NormLayer, Tensor,
+    Activation, Affine, Context, Epilogue, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, Mode,
+    NormLayer, Tensor,
 };
 
 fn run(context: &Context, norm: &dyn NormLayer, shape: &[usize], x: &[f32]) -> Vec<f32> {
+    run_with(context, norm, shape, x, Activation::None)
+}
+
+fn run_with(
+    context: &Context,
+    norm: &dyn NormLayer,
+    shape: &[usize],
+    x: &[f32],
+    activation: Activation,
+) -> Vec<f32> {
     let x = Tensor::from_slice(shape, x).unwrap().to_context(context).unwrap();
-    norm.forward(context, &x, Mode::Eval).unwrap().to_vec_blocking().unwrap()
+    let epilogue = Epilogue::new().with_activation(activation);
+    norm.forward_with(context, &x, epilogue, Mode::Eval).unwrap().to_vec_blocking().unwrap()
 }
 
 /// Random shapes and settings against the oracle. `PROPTEST_CASES` sets how many.
@@ -39,8 +51,8 @@ fn any_shape_agrees_with_the_oracle() {
     }
 }
 
-/// A NaN or an infinity spoils its own channel of its own sample and leaves the bits of the others
-/// as they are, in every regime.
+/// A NaN or an infinity spoils its own channel of its own sample, through ReLU too, and leaves the
+/// bits of the others as they are, in every regime.
 #[test]
 fn non_finite_values_stay_in_their_group() {
     for device in device::all() {
@@ -48,13 +60,14 @@ fn non_finite_values_stay_in_their_group() {
         for s in [3, 49, 1024, 16_384, 20_001] {
             let norm = InstanceNorm1d::config(3).init(context).unwrap();
             let clean = random::gauss4(2 * 3 * s, 11, 1.0, 2.0);
-            let expected = run(context, &norm, &[2, 3, s], &clean);
+            let run = |x: &[f32]| run_with(context, &norm, &[2, 3, s], x, Activation::Relu);
+            let expected = run(&clean);
             for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 // First and last of a group, so that both neighbours are near.
                 for (group, at) in [(1, 0), (4, s - 1)] {
                     let mut x = clean.clone();
                     x[group * s + at] = value;
-                    let y = run(context, &norm, &[2, 3, s], &x);
+                    let y = run(&x);
                     for (i, (&got, &want)) in y.iter().zip(&expected).enumerate() {
                         let what = format!("{} s {s}, {value} in {group}, at {i}", device.name);
                         if i / s == group {

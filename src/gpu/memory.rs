@@ -88,7 +88,7 @@ impl GpuData {
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(OperandError::Usage { operand, missing: "STORAGE" });
         }
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return Err(OperandError::Misaligned { operand, offset });
         }
         if offset.checked_add(bytes).is_none_or(|end| end > buffer.size()) {

@@ -184,7 +184,8 @@ impl Planner<'_> {
         }
         // Only what this kernel touches must be aligned for four elements at a time.
         let touched = if reads_only { &offsets[..1] } else { &offsets[..] };
-        let aligned = problem.view.group_len() % 4 == 0 && touched.iter().all(|o| o % 16 == 0);
+        let aligned = problem.view.group_len().is_multiple_of(4)
+            && touched.iter().all(|offset| offset.is_multiple_of(16));
         let overrides = Overrides {
             wg: self.wg,
             rows: slicing.rows,
