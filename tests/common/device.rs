@@ -3,7 +3,9 @@
 //! `WGPU_BACKEND` and the Vulkan loader's variables choose the driver, as for any wgpu program.
 //! With `WGNORM_REQUIRE_GPU=1` a missing adapter fails instead of being skipped.
 
-use wgnorm::{Context, ContextOptions, Preference};
+use wgnorm::Context;
+#[cfg(feature = "gpu")]
+use wgnorm::{ContextOptions, Preference};
 
 pub struct Device {
     /// First part of test names.
@@ -13,6 +15,7 @@ pub struct Device {
 
 /// Opens a GPU, software adapters included. Where there is none, says so on stderr, or panics if one
 /// is required.
+#[cfg(feature = "gpu")]
 pub fn gpu() -> Option<Context> {
     let options = ContextOptions { preference: Preference::Gpu, ..Default::default() };
     match Context::open_with_blocking(&options) {
@@ -23,6 +26,13 @@ pub fn gpu() -> Option<Context> {
             None
         }
     }
+}
+
+#[cfg(not(feature = "gpu"))]
+pub fn gpu() -> Option<Context> {
+    assert!(!gpu_required(), "WGNORM_REQUIRE_GPU is set, but the feature gpu is off");
+    eprintln!("skipped: the feature gpu is off");
+    None
 }
 
 pub fn gpu_required() -> bool {

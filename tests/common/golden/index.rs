@@ -162,9 +162,8 @@ impl Golden {
         if tensor.dtype() != dtype {
             return Err(format!("{name} is {:?}, not {dtype:?}", tensor.dtype()));
         }
-        let bytes = tensor.data().to_vec();
-        let (elements, _) = bytes.as_chunks::<SIZE>();
-        Ok(elements.to_vec().into_iter())
+        let (elements, _) = tensor.data().as_chunks::<SIZE>();
+        Ok(elements.iter().copied())
     }
 
     pub fn f32s(&self, file: &str, name: &str) -> Result<Vec<f32>, String> {

@@ -2,7 +2,8 @@
 
 use super::Run;
 use super::index::Case;
-use super::instance_norm::{Params, modes, state};
+use super::instance_norm::{modes, state};
+use super::instance_norm_layer::Params;
 use crate::common::{oracle, random, tolerance};
 use serde::Deserialize;
 use wgnorm::{ConfigError, DType, Error, Mode, NormLayer, ShapeError, Tensor};

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod index;
 pub mod instance_norm;
 mod instance_norm_behaviour;
+mod instance_norm_layer;
 pub mod self_test;
 
 use index::{Case, Golden};

@@ -2,11 +2,11 @@
 
 use super::compare::{EXCEPTIONS, Wanted};
 use super::index::Golden;
-use super::instance_norm::{OVERFLOW_ON_GPU, Params};
+use super::instance_norm::OVERFLOW_ON_GPU;
 use super::instance_norm_behaviour as behaviour;
+use super::instance_norm_layer::Params;
 use super::{Run, deviations};
 use crate::common::random;
-use serde::Deserialize;
 use wgnorm::{Context, Mode, ShapeError};
 
 pub type SelfTest = fn(&Golden) -> Result<(), String>;
@@ -127,7 +127,7 @@ fn wrong_error_is_seen(golden: &Golden) -> Result<(), String> {
     let context = &Context::host();
     let refused = |id: &str| {
         let run = Run { golden, case: golden.case(id)?, context };
-        let params = Params::deserialize(&run.case.params).map_err(|e| e.to_string())?;
+        let params = Params::parse(run.case)?;
         let right = behaviour::refusal::<2>(run.case, &params)?.ok_or("not refused")?;
         let got = behaviour::call::<2>(&run, &params, Mode::Train).map(|_| ());
         behaviour::same_refusal(got.clone(), &right)?;
