@@ -22,6 +22,6 @@ fn affine_of(group: u32, rstd: f32) -> vec2<f32> {
 fn write_y(row: Row, p: vec4<u32>, deviations: vec4<f32>, affine: vec2<f32>) {
   var v = deviations * affine.x + affine.y;
   if ADDEND { v += load_addend(row.start, p); }
-  if ACTIVATION == 1u { v = select(v, vec4(0.0), v < vec4(0.0)); } // a comparison keeps NaN, max may not
+  if ACTIVATION == 1u { v = not_negative(v); }
   store_y(row.start, p, row.end, v);
 }

@@ -9,6 +9,9 @@ use std::sync::{
 
 /// Free buffers a pool keeps. A network has about two sizes of activations in flight per stage.
 const POOL_MAX: usize = 16;
+/// Bytes of free buffers a pool keeps, the latest buffer excepted: an application that changes its
+/// sizes must not pay for all of its past.
+const POOL_BYTES: u64 = 512 << 20;
 
 /// Buffers of one usage, handed out again by exact size, the latest first.
 ///
@@ -33,10 +36,11 @@ impl Pool {
 
     pub fn put(&self, buffer: wgpu::Buffer) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() == POOL_MAX {
-            free.remove(0);
-        }
         free.push(buffer);
+        let mut bytes: u64 = free.iter().map(wgpu::Buffer::size).sum();
+        while free.len() > POOL_MAX || (bytes > POOL_BYTES && free.len() > 1) {
+            bytes -= free.remove(0).size();
+        }
     }
 
     pub fn clear(&self) {
@@ -84,7 +88,7 @@ impl GpuData {
         if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
             return Err(OperandError::Usage { operand, missing: "STORAGE" });
         }
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             return Err(OperandError::Misaligned { operand, offset });
         }
         if offset.checked_add(bytes).is_none_or(|end| end > buffer.size()) {
@@ -117,9 +121,10 @@ impl GpuData {
         self.memory.escaped.store(true, Ordering::Relaxed);
     }
 
-    /// The data, if they lie on this device.
+    /// The data, if they belong to this context. Devices cannot be compared instead: those of two
+    /// wgpu instances may be equal.
     pub fn on(&self, gpu: &Arc<Gpu>, operand: &'static str) -> Result<&Self, OperandError> {
-        if Arc::ptr_eq(&self.gpu, gpu) || self.gpu.device.wgpu() == gpu.device.wgpu() {
+        if Arc::ptr_eq(&self.gpu, gpu) {
             Ok(self)
         } else {
             Err(OperandError::Elsewhere { operand, expected: Backend::Gpu })
@@ -155,6 +160,7 @@ impl Gpu {
         self.device.scoped("an upload", bytes.len() as u64, || {
             self.device.queue().write_buffer(data.buffer(), 0, bytes);
         })?;
+        self.device.check_alive()?;
         Ok(data)
     }
 
@@ -197,7 +203,9 @@ impl Gpu {
                 .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgnorm") });
             record(&mut encoder).map(|()| device.queue().submit([encoder.finish()]))
         });
-        result.map_err(Error::from)?
+        let submission = result??;
+        device.check_alive()?;
+        Ok(submission)
     }
 
     pub fn take_staging(&self, size: u64) -> Result<wgpu::Buffer, RunError> {

@@ -7,7 +7,7 @@
 //!
 //! N batch, C channels, S spatial positions. What all layers share, their parameters and the ways
 //! to run them, is here; a layer's own file turns its settings and an input's shape into a
-//! [`Problem`](crate::Problem).
+//! [`Problem`].
 
 mod instance_norm;
 mod params;
@@ -17,8 +17,8 @@ pub use instance_norm::{
 };
 pub use params::{Affine, Parameters};
 
+use crate::desc::TensorDesc;
 use crate::problem::{Activation, Mode, Problem};
-use crate::tensor::TensorDesc;
 use crate::{Context, Error, ShapeError, Tensor, host};
 #[cfg(feature = "gpu")]
 use crate::{

@@ -3,7 +3,6 @@
 //! `WGPU_BACKEND` and the Vulkan loader's variables choose the driver, as for any wgpu program.
 //! With `WGNORM_REQUIRE_GPU=1` a missing adapter fails instead of being skipped.
 
-#[cfg(feature = "gpu")]
 use std::{io::Write, sync::Once};
 use wgnorm::Context;
 #[cfg(feature = "gpu")]
@@ -33,7 +32,8 @@ pub fn gpu() -> Option<Context> {
 
 #[cfg(not(feature = "gpu"))]
 pub fn gpu() -> Option<Context> {
-    assert!(!gpu_required(), "WGNORM_REQUIRE_GPU is set, but the feature `gpu` is off");
+    assert!(!gpu_required(), "WGNORM_REQUIRE_GPU is set, but the feature gpu is off");
+    eprintln!("skipped: the feature gpu is off");
     None
 }
 
@@ -50,7 +50,6 @@ pub fn all() -> Vec<Device> {
 }
 
 /// A device of "the application's", apart from any context. `edit` may lower its limits.
-#[cfg(feature = "gpu")]
 pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wgpu::Queue)> {
     log_to_stderr();
     let instance =
@@ -73,7 +72,6 @@ pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wg
 /// Puts wgpu's warnings and errors on stderr, the Vulkan validation layer's findings (`VUID-…`)
 /// among them: wgpu hands those to the log alone. Past the test harness's capture, which would
 /// swallow what passing tests say.
-#[cfg(feature = "gpu")]
 pub fn log_to_stderr() {
     struct Stderr;
     impl log::Log for Stderr {
