@@ -46,7 +46,7 @@ fn too_wide_a_workgroup() {
         label: None,
         source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(source)),
     });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+    let _wide = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: None,
         layout: None,
         module: &module,
