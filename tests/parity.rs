@@ -3,7 +3,7 @@
 mod common;
 
 use common::{device, suite::check, tolerance};
-use wgnorm::Context;
+use wgnorm::{Context, Tensor};
 
 /// 1; around warp, workgroup, tile and slice sizes; primes; one beyond a workgroup's registers; one
 /// of many slices.
