@@ -1,1 +1,82 @@
-pub fn x(){}
+//! The normalization layers of deep learning on every GPU, through WebGPU, with PyTorch's semantics
+//! and a host path for devices that cannot run the shaders.
+//!
+//! ```
+//! use wgnorm::{Affine, Context, InstanceNorm2d, Mode, NormLayer, Tensor};
+//!
+//! // The best GPU, or the host where there is none: `context` prints which, and why.
+//! // (`Context::open().await` in async code and in browsers.)
+//! # let context = Context::host();
+//! # /*
+//! let context = Context::open_blocking();
+//! # */
+//! let mut norm = InstanceNorm2d::config(3).with_affine(Affine::Both).init(&context)?;
+//! norm.set_weight(&Tensor::from_slice([3], &[1.0, 0.5, 2.0])?)?;
+//!
+//! let photo = vec![0.5; 3 * 64 * 64];
+//! let x = Tensor::from_slice([1, 3, 64, 64], &photo)?.to_context(&context)?;
+//! let y = norm.forward(&context, &x, Mode::Eval)?;
+//! assert_eq!(y.to_vec_blocking()?, vec![0.0; photo.len()]); // a constant picture has no contrast
+//! # Ok::<(), wgnorm::Error>(())
+//! ```
+//!
+//! # What lives how long
+//!
+//! A [`Context`] is expensive and made once. A layer owns its parameters. A [`Tensor`] is cheap to
+//! clone; on a GPU its memory is reused after it is dropped. What is computed is a [`Problem`], how
+//! is a [`Plan`](plan::Plan): both plain data.
+//!
+//! # In your own wgpu application
+//!
+//! [`Context::from_device`] takes your device, [`Tensor::from_buffer`] your buffers, and
+//! [`NormLayer::record`] records into your encoder or compute pass without submitting, polling or
+//! mapping.
+//!
+//! # Conventions
+//!
+//! | | |
+//! |---|---|
+//! | variance that normalizes | population, Σ(x−mean)²/M |
+//! | variance in `running_var` | unbiased, over M−1, unless [`Estimator::Biased`] |
+//! | eps | inside the root: `(x − mean) / √(var + eps)` |
+//! | momentum | `running = (1 − momentum)·running + momentum·batch` |
+//! | one value per statistic | an error unless [`OneValue::Bias`] |
+//! | wrong number of channels | always an error |
+//! | empty input | empty output; running statistics stay |
+//! | input and output | never share a buffer |
+//!
+//! # Features
+//!
+//! All on by default. `gpu`: without it, the host path alone and no wgpu. `vulkan`, `metal`, `dx12`,
+//! `gles`, `webgpu`: wgpu's back ends; an application that hands us its device needs none of them
+//! from here. `rayon`: without it the host path has one thread and the same results.
+
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+
+mod context;
+mod error;
+#[cfg(feature = "gpu")]
+mod gpu;
+mod host;
+pub mod layers;
+pub mod plan;
+mod problem;
+mod tensor;
+mod view;
+
+pub use context::{Backend, Context, ContextOptions, Preference};
+pub use error::{
+    ConfigError, Error, OpenError, OperandError, PlanError, RunError, ShapeError, StateError,
+};
+#[cfg(feature = "gpu")]
+pub use gpu::Recorder;
+pub use layers::{
+    Affine, Epilogue, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, InstanceNormConfig,
+    InstanceNormNd, NormLayer, OneValue, Parameters,
+};
+pub use problem::{
+    Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource,
+};
+pub use tensor::{DType, MemoryOrder, Shape, Tensor, TensorDesc};
+pub use view::View;

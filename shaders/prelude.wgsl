@@ -1,0 +1,115 @@
+// Prelude of every kernel: the task, the geometry of a workgroup, moments and their merge, reductions.
+// A module is this file + one elem_*.wgsl + one kernel; WGSL does not care about order.
+//
+// A workgroup of WG lanes is split into ROWS rows of LANES lanes. A row works on one slice of one group; a group
+// that is not split is its own only slice.
+
+struct Task {
+  extent: vec4<u32>,  // group_outer, group_inner, reduce_outer, reduce_inner
+  data: vec4<u32>,    // strides of x, y, addend
+  param: vec4<u32>,   // strides of weight and bias
+  stat: vec4<u32>,    // strides of the statistics
+  span: vec4<u32>,    // first group, first slice, slices per group in this dispatch, rows in all
+  slicing: vec4<u32>, // slices per group in all, elements of a slice, elements of a group, unused
+  base: vec4<u32>,    // added to an index to find it in the binding of x, y, addend
+  param_base: vec4<u32>, // the same for weight, bias
+  scalars: vec4<f32>, // eps, momentum, 1 - momentum, unused
+}
+
+@group(0) @binding(0) var<uniform> task: Task;
+
+override WG: u32 = 256u;
+override ROWS: u32 = 1u;
+override LANES: u32 = WG / ROWS;
+
+// What one row of lanes works on.
+struct Row {
+  lane: u32,
+  group: u32,
+  slice: u32,
+  start: u32, // index of the slice's first element
+  end: u32,   // elements of the slice; 0 for the idle rows of the last workgroup
+}
+
+fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, invocation: u32) -> Row {
+  // The grid is folded: WebGPU allows 65535 workgroups per dimension.
+  let item = (workgroup.x + workgroup.y * grid.x) * ROWS + invocation / LANES;
+  let group = task.span.x + item / task.span.z;
+  let slice = task.span.y + item % task.span.z;
+  let skipped = slice * task.slicing.y;
+  let end = select(0u, min(task.slicing.y, task.slicing.z - skipped), item < task.span.w);
+  return Row(invocation % LANES, group, slice, along(task.data, group) + skipped, end);
+}
+
+// Index of a group along an operand's strides.
+fn along(strides: vec4<u32>, group: u32) -> u32 {
+  return (group / task.extent.y) * strides.x + (group % task.extent.y) * strides.y;
+}
+
+// Moments of a set of values: (count, mean, residual of the mean, sum of squared deviations). The mean is kept
+// as two floats: at mean 1e6 one float alone is off by 3e-2. The set of nothing is all zeros.
+fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+  // "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", STAN-CS-79-773. Counts merge as
+  // a·(b/n), never as a product of integers.
+  let n = a.x + b.x;
+  let share = b.x / max(n, 1.0);
+  let delta = (b.y - a.y) + (b.z - a.z);
+  let step = a.z + delta * share;
+  let mean = a.y + step;
+  let both = vec4(n, mean, step - (mean - a.y), a.w + b.w + delta * delta * (a.x * share));
+  return select(select(both, b, a.x == 0.0), a, b.x == 0.0);
+}
+
+// 1/sqrt(var + eps). A variance that rounding made negative is 0, a NaN stays NaN (max could hide it). With eps 0
+// a constant group has xhat 0, not NaN.
+fn rstd_of(variance: f32) -> f32 {
+  let v = select(variance, 0.0, variance < 0.0) + task.scalars.x;
+  return select(inverseSqrt(v), 0.0, v == 0.0);
+}
+
+var<workgroup> slots: array<vec4<f32>, WG>;
+
+// Sum over the lanes of a row, known to all of them. Called by all lanes: it holds barriers.
+fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
+  if LANES == 1u {
+    return value;
+  }
+  slots[invocation] = value;
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if invocation % LANES < half {
+      slots[invocation] += slots[invocation + half];
+    }
+  }
+  workgroupBarrier();
+  let total = slots[invocation - invocation % LANES];
+  workgroupBarrier(); // the slots may be written again
+  return total;
+}
+
+// As row_sum, for moments.
+fn row_merge(invocation: u32, value: vec4<f32>) -> vec4<f32> {
+  if LANES == 1u {
+    return value;
+  }
+  slots[invocation] = value;
+  for (var half = LANES / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if invocation % LANES < half {
+      slots[invocation] = merge(slots[invocation], slots[invocation + half]);
+    }
+  }
+  workgroupBarrier();
+  let total = slots[invocation - invocation % LANES];
+  workgroupBarrier();
+  return total;
+}
+
+// The values whose position lies before `end`, 0 in place of the others, which may be a neighbour's NaN.
+fn keep(values: vec4<f32>, positions: vec4<u32>, end: u32) -> vec4<f32> {
+  return select(vec4(0.0), values, positions < vec4(end));
+}
+
+fn sum4(v: vec4<f32>) -> f32 {
+  return (v.x + v.y) + (v.z + v.w);
+}

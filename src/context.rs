@@ -1,0 +1,225 @@
+//! Where the work is done: a GPU that we open, the application's GPU, or the host.
+
+#[cfg(feature = "gpu")]
+use crate::gpu::{self, Gpu};
+use crate::OpenError;
+use std::{fmt, sync::Arc};
+
+/// The two ways a layer can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Threads of this process, on slices.
+    Host,
+    /// Compute shaders through wgpu.
+    Gpu,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Host => "host",
+            Backend::Gpu => "GPU",
+        })
+    }
+}
+
+/// Which back end [`Context::open_with`] should take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preference {
+    /// The best GPU; the host where there is none.
+    #[default]
+    Auto,
+    /// The best adapter, software ones included; an error where there is none.
+    Gpu,
+    /// The host.
+    Host,
+}
+
+/// How [`Context::open_with`] chooses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContextOptions {
+    /// GPU or host.
+    pub preference: Preference,
+    /// Whether a software adapter (lavapipe, SwiftShader, WARP) may be taken. Off by default: the
+    /// host path is many times faster than they are.
+    pub allow_software: bool,
+    /// Part of the wanted adapter's name, in any case. `None` asks the environment variable
+    /// `WGNORM_ADAPTER`. A named adapter may be a software one.
+    pub adapter: Option<String>,
+}
+
+/// Where layers run, and everything kept for that: device, compiled shaders, memory to reuse.
+///
+/// Expensive; make one and clone it (clones share everything). `Send + Sync` natively.
+///
+/// Which back end it uses is decided once, here, and told by [`backend`](Self::backend) and
+/// [`fallback_reason`](Self::fallback_reason). No call changes it later.
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    #[cfg(feature = "gpu")]
+    gpu: Option<Arc<Gpu>>,
+    fallback: Option<OpenError>,
+}
+
+impl Context {
+    /// A context that runs on the host.
+    pub fn host() -> Self {
+        Self::without_gpu(None)
+    }
+
+    fn without_gpu(fallback: Option<OpenError>) -> Self {
+        let inner = Inner {
+            #[cfg(feature = "gpu")]
+            gpu: None,
+            fallback,
+        };
+        Context { inner: Arc::new(inner) }
+    }
+
+    #[cfg(feature = "gpu")]
+    // A browser's wgpu objects belong to one thread, and so does a context there.
+    #[cfg_attr(target_arch = "wasm32", expect(clippy::arc_with_non_send_sync))]
+    fn with_gpu(gpu: Gpu) -> Self {
+        Context { inner: Arc::new(Inner { gpu: Some(Arc::new(gpu)), fallback: None }) }
+    }
+
+    /// Opens the best GPU, or else the host: where there is no adapter, no compute support, only a
+    /// software adapter, or limits too small. [`fallback_reason`](Self::fallback_reason) says which.
+    pub async fn open() -> Self {
+        match Self::open_with(&ContextOptions::default()).await {
+            Ok(context) => context,
+            Err(reason) => Self::without_gpu(Some(reason)),
+        }
+    }
+
+    /// Opens what `options` ask for.
+    ///
+    /// # Errors
+    /// [`OpenError`] with [`Preference::Gpu`] only; with [`Preference::Auto`] the reason becomes
+    /// the context's [`fallback_reason`](Self::fallback_reason).
+    pub async fn open_with(options: &ContextOptions) -> Result<Self, OpenError> {
+        if options.preference == Preference::Host {
+            return Ok(Self::host());
+        }
+        #[cfg(feature = "gpu")]
+        let reason = match gpu::open(options).await {
+            Ok(gpu) => return Ok(Self::with_gpu(gpu)),
+            Err(reason) => reason,
+        };
+        #[cfg(not(feature = "gpu"))]
+        let reason = OpenError::NoBackend;
+        match options.preference {
+            Preference::Gpu => Err(reason),
+            _ => Ok(Self::without_gpu(Some(reason))),
+        }
+    }
+
+    /// [`open`](Self::open) that blocks this thread. Native only.
+    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    pub fn open_blocking() -> Self {
+        pollster::block_on(Self::open())
+    }
+
+    /// [`open_with`](Self::open_with) that blocks this thread. Native only.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    pub fn open_with_blocking(options: &ContextOptions) -> Result<Self, OpenError> {
+        pollster::block_on(Self::open_with(options))
+    }
+
+    /// Runs on the application's own device. Its limits are taken as they are; its error and loss
+    /// callbacks stay the application's, and nothing here polls it but the blocking helpers.
+    ///
+    /// # Errors
+    /// [`OpenError::Limits`] if the device was opened with limits below what the kernels need. The
+    /// host would not do: the application's tensors are on this device.
+    #[cfg(feature = "gpu")]
+    pub fn from_device(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Self, OpenError> {
+        Ok(Self::with_gpu(Gpu::foreign(device, queue)?))
+    }
+
+    /// Where the work is done.
+    pub fn backend(&self) -> Backend {
+        #[cfg(feature = "gpu")]
+        if self.inner.gpu.is_some() {
+            return Backend::Gpu;
+        }
+        Backend::Host
+    }
+
+    /// Whether a layer built on one of the two runs on the other.
+    pub(crate) fn same_device(&self, other: &Context) -> bool {
+        #[cfg(feature = "gpu")]
+        if let (Some(a), Some(b)) = (self.gpu(), other.gpu()) {
+            return Arc::ptr_eq(a, b);
+        }
+        self.backend() == other.backend()
+    }
+
+    /// Why the work is done on the host though it was not asked to be; `None` on a GPU and for
+    /// [`host`](Self::host).
+    pub fn fallback_reason(&self) -> Option<&OpenError> {
+        self.inner.fallback.as_ref()
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl Context {
+    pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.inner.gpu.as_ref()
+    }
+
+    /// The adapter and its driver, on a GPU.
+    pub fn adapter_info(&self) -> Option<wgpu::AdapterInfo> {
+        Some(self.gpu()?.device.wgpu().adapter_info())
+    }
+
+    /// The device, on a GPU.
+    pub fn device(&self) -> Option<&wgpu::Device> {
+        Some(self.gpu()?.device.wgpu())
+    }
+
+    /// The queue, on a GPU.
+    pub fn queue(&self) -> Option<&wgpu::Queue> {
+        Some(self.gpu()?.device.queue())
+    }
+
+    /// How many wgpu objects this context has created so far, command encoders excepted. It stops
+    /// growing once the same calls repeat.
+    pub fn objects_created(&self) -> u64 {
+        self.gpu().map_or(0, |gpu| gpu.device.created())
+    }
+
+    /// Lets go of the free memory kept for reuse. Layers keep their latest calls.
+    pub fn trim(&self) {
+        if let Some(gpu) = self.gpu() {
+            gpu.trim();
+        }
+    }
+}
+
+/// Back end and adapter, and the reason if it fell back.
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "gpu")]
+        if let Some(info) = self.adapter_info() {
+            return write!(f, "{:?}: {}", info.backend, info.name);
+        }
+        match self.fallback_reason() {
+            None => f.write_str("host"),
+            Some(reason) => write!(f, "host: {reason}"),
+        }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({self})")
+    }
+}

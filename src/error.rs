@@ -1,0 +1,365 @@
+//! One small enum per phase, each with only what that phase can return. Variants carry data;
+//! messages give the name of the thing, both numbers and, where there is one, the way out.
+
+use crate::tensor::Shape;
+use thiserror::Error;
+
+/// A setting that no layer can be built from. Returned by constructors.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A layer over zero channels normalizes nothing.
+    #[error("{layer}: num_features must be at least 1")]
+    ZeroFeatures {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// `num_features` does not fit the 32-bit indices of the kernels.
+    #[error("{layer}: num_features {got} is above {limit}")]
+    TooManyFeatures {
+        /// The layer's name.
+        layer: &'static str,
+        /// The value given.
+        got: usize,
+        /// The largest value accepted.
+        limit: u32,
+    },
+    /// `eps` must be finite and not negative (PyTorch computes NaN instead).
+    #[error("{layer}: eps must be finite and >= 0, got {got}")]
+    Eps {
+        /// The layer's name.
+        layer: &'static str,
+        /// The value given.
+        got: f64,
+    },
+    /// `momentum` must be finite; values outside 0..=1 are accepted, as in PyTorch.
+    #[error("{layer}: momentum must be finite, got {got}")]
+    Momentum {
+        /// The layer's name.
+        layer: &'static str,
+        /// The value given.
+        got: f64,
+    },
+    /// An element type that tensors here cannot have.
+    #[error("element type {name:?} cannot be normalized; float32 can")]
+    DType {
+        /// The name as given.
+        name: String,
+    },
+}
+
+/// A tensor whose shape or memory order does not fit the call.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ShapeError {
+    /// The number of axes is wrong.
+    #[error("{layer}: expected {expected} axes, got {} in shape {got}", got.len())]
+    Rank {
+        /// The layer's name.
+        layer: &'static str,
+        /// The accepted numbers of axes, in words.
+        expected: &'static str,
+        /// The shape given.
+        got: Shape,
+    },
+    /// The channel axis has another size than the layer was built for.
+    #[error("{layer}: axis {axis} must have {expected} channels (num_features), got {got}")]
+    Channels {
+        /// The layer's name.
+        layer: &'static str,
+        /// The axis that holds the channels.
+        axis: usize,
+        /// `num_features`.
+        expected: usize,
+        /// The size found.
+        got: usize,
+    },
+    /// Batch statistics over a single value: the variance is 0 and the output only the bias.
+    #[error(
+        "{layer}: shape {got} has one value per statistic, so its output would be the bias alone; \
+         use OneValue::Bias if that is meant, or Mode::Eval with running statistics"
+    )]
+    OneValue {
+        /// The layer's name.
+        layer: &'static str,
+        /// The shape given.
+        got: Shape,
+    },
+    /// More elements than 32-bit indices can name.
+    #[error("shape {shape} has {elements} elements, above the limit of {limit}")]
+    TooLarge {
+        /// The shape given.
+        shape: Shape,
+        /// Its number of elements (saturating).
+        elements: u64,
+        /// The largest number accepted.
+        limit: u32,
+    },
+    /// A slice or buffer that does not hold what its shape says.
+    #[error("shape {shape} has {expected} elements, the data {got}")]
+    Length {
+        /// The shape given.
+        shape: Shape,
+        /// The elements of that shape.
+        expected: u64,
+        /// The elements found.
+        got: u64,
+    },
+    /// A second operand that must have the shape of the first.
+    #[error("{layer}: {operand} must have shape {expected}, got {got}")]
+    Operand {
+        /// The layer's name.
+        layer: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// The shape it must have.
+        expected: Shape,
+        /// The shape it has.
+        got: Shape,
+    },
+    /// A memory order this layer does not take.
+    #[error("{layer}: {operand} is {got:?}; this layer takes {expected:?}")]
+    Order {
+        /// The layer's name.
+        layer: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// The order accepted.
+        expected: crate::MemoryOrder,
+        /// The order found.
+        got: crate::MemoryOrder,
+    },
+}
+
+/// An operand of the right shape that this call cannot use where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OperandError {
+    /// Data on the host where the GPU is wanted, or the reverse, or on another device.
+    #[error("{operand} is not on this context's {expected}; move it with Tensor::to_context")]
+    Elsewhere {
+        /// Which operand.
+        operand: &'static str,
+        /// Where it should be.
+        expected: crate::Backend,
+    },
+    /// Recording needs a GPU context.
+    #[error("this context runs on the host and cannot record GPU commands; call forward instead")]
+    HostContext,
+    /// The layer was built on another context.
+    #[error("{layer} was built on another context; build it on this one")]
+    OtherContext {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// A buffer that lacks a usage flag.
+    #[error("{operand}: the buffer was created without BufferUsages::{missing}")]
+    Usage {
+        /// Which operand.
+        operand: &'static str,
+        /// The missing flag.
+        missing: &'static str,
+    },
+    /// A byte offset that no 32-bit element can start at.
+    #[error("{operand}: byte offset {offset} is not a multiple of 4")]
+    Misaligned {
+        /// Which operand.
+        operand: &'static str,
+        /// The offset given.
+        offset: u64,
+    },
+    /// A buffer shorter than its shape.
+    #[error("{operand}: needs {needed} bytes from offset {offset}, the buffer has {got} in all")]
+    TooShort {
+        /// Which operand.
+        operand: &'static str,
+        /// Bytes of the shape.
+        needed: u64,
+        /// Byte offset of the view.
+        offset: u64,
+        /// Bytes of the whole buffer.
+        got: u64,
+    },
+    /// Input and output in one buffer: WebGPU forbids a buffer that is read and written in one
+    /// dispatch, even in disjoint ranges.
+    #[error("{operand} and y are in the same buffer; the output needs a buffer of its own")]
+    SharedBuffer {
+        /// Which operand shares y's buffer.
+        operand: &'static str,
+    },
+}
+
+/// A call that does not fit the device. Found when planning, before any GPU work.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A buffer larger than the device allows.
+    #[error("{what} needs {needed} bytes, this device's {limit_name} is {limit}")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// The limit's name in WebGPU.
+        limit_name: &'static str,
+        /// The limit's value on this device.
+        limit: u64,
+    },
+    /// A view that no kernel walks.
+    #[error("no kernel reads groups with strides {strides:?} yet")]
+    View {
+        /// The view's data strides.
+        strides: [u32; 4],
+    },
+}
+
+/// Why there is no GPU context; also what [`Context::fallback_reason`](crate::Context) tells.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The crate or wgpu was compiled without any GPU back end.
+    #[error("no GPU back end is compiled in; enable one of wgnorm's features vulkan, metal, dx12, gles, webgpu")]
+    NoBackend,
+    /// No adapter answered.
+    #[error("no adapter found ({reason})")]
+    NoAdapter {
+        /// What wgpu said.
+        reason: String,
+    },
+    /// Adapters exist, but none has the name asked for.
+    #[error("no adapter's name contains {wanted:?}; found: {}", found.join(", "))]
+    NoSuchAdapter {
+        /// The part of a name asked for.
+        wanted: String,
+        /// The names found.
+        found: Vec<String>,
+    },
+    /// Only software adapters, which are many times slower than the host path.
+    #[error(
+        "only a software adapter found ({name}), slower than the host path; take it with \
+         ContextOptions::allow_software or WGNORM_ADAPTER"
+    )]
+    SoftwareOnly {
+        /// The adapter's name.
+        name: String,
+    },
+    /// The adapter cannot run compute shaders.
+    #[error("{name} has no compute shaders")]
+    NoCompute {
+        /// The adapter's name.
+        name: String,
+    },
+    /// A limit below what the kernels need.
+    #[error("{limit_name} is {got}, the kernels need {needed}")]
+    Limits {
+        /// The limit's name in WebGPU.
+        limit_name: &'static str,
+        /// The least value that works.
+        needed: u64,
+        /// The device's value.
+        got: u64,
+    },
+    /// The adapter refused to give a device.
+    #[error("{name} gave no device ({reason})")]
+    NoDevice {
+        /// The adapter's name.
+        name: String,
+        /// What wgpu said.
+        reason: String,
+    },
+}
+
+/// A state that does not fit the layer.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The layer has no such parameter or buffer.
+    #[error("{layer}: there is no {name} in this layer's configuration")]
+    Absent {
+        /// The layer's name.
+        layer: &'static str,
+        /// The parameter's name.
+        name: &'static str,
+    },
+    /// A parameter of another shape.
+    #[error("{layer}: {name} must have shape {expected}, got {got}")]
+    Shape {
+        /// The layer's name.
+        layer: &'static str,
+        /// The parameter's name.
+        name: &'static str,
+        /// The shape it must have.
+        expected: Shape,
+        /// The shape given.
+        got: Shape,
+    },
+    /// A count beyond what the device-resident counter holds.
+    #[error("{layer}: num_batches_tracked {got} is above {limit}")]
+    Count {
+        /// The layer's name.
+        layer: &'static str,
+        /// The count given.
+        got: u64,
+        /// The largest count held.
+        limit: u32,
+    },
+}
+
+/// Something that went wrong on the device.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The device is gone; tensors on the host are intact.
+    #[error("the device was lost ({reason}); open a new context")]
+    DeviceLost {
+        /// What the driver said.
+        reason: String,
+    },
+    /// The device has no memory left for this.
+    #[error("the device is out of memory for {bytes} bytes")]
+    OutOfMemory {
+        /// The bytes asked for.
+        bytes: u64,
+    },
+    /// Data could not be brought back to the host.
+    #[error("reading back from the device failed ({reason})")]
+    Readback {
+        /// What wgpu said.
+        reason: String,
+    },
+    /// wgpu or the driver rejected what we asked: a bug here or in the driver.
+    #[error("the driver rejected {what} ({reason})")]
+    Rejected {
+        /// What was asked for.
+        what: String,
+        /// What wgpu said.
+        reason: String,
+    },
+}
+
+/// Any error of this crate, by phase.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A shape.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// An operand's place.
+    #[error(transparent)]
+    Operand(#[from] OperandError),
+    /// A device limit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Opening a device.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A layer's state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The device at work.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}

@@ -1,0 +1,165 @@
+//! The application's or our own `wgpu::Device`: errors as values, a count of what is created.
+
+use crate::RunError;
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{self, Poll, Waker},
+};
+
+/// A device and its queue.
+pub(crate) struct Device {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    /// Whether we opened it: then its callbacks and its polling are ours.
+    owned: bool,
+    created: AtomicU64,
+    fault: Arc<Mutex<Option<RunError>>>,
+}
+
+impl Device {
+    /// A device of the application's. Its one slot each for error and loss callbacks stays its own.
+    pub fn foreign(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        Device {
+            device: device.clone(),
+            queue: queue.clone(),
+            owned: false,
+            created: AtomicU64::new(0),
+            fault: Arc::default(),
+        }
+    }
+
+    /// A device we opened: what it reports is kept for the next call that can return it, and
+    /// logged, where wgpu's default is to panic.
+    pub fn owned(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let fault: Arc<Mutex<Option<RunError>>> = Arc::default();
+        let slot = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("wgnorm: {error}");
+            keep_first(&slot, to_run_error(error, "a command", 0));
+        }));
+        let slot = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the last handle also "loses" the device; nobody is left to be told.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                log::error!("wgnorm: device lost: {message}");
+            }
+            keep_first(&slot, RunError::DeviceLost { reason: message });
+        });
+        Device { device, queue, owned: true, created: AtomicU64::new(0), fault }
+    }
+
+    pub fn wgpu(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    pub fn is_owned(&self) -> bool {
+        self.owned
+    }
+
+    /// Counts one wgpu object about to be created. Command encoders are not counted: they are what
+    /// a steady state may create.
+    pub fn count(&self) {
+        self.created.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn created(&self) -> u64 {
+        self.created.load(Ordering::Relaxed)
+    }
+
+    /// What the device has reported meanwhile, if anything: a loss for ever, another error once.
+    pub fn check(&self) -> Result<(), RunError> {
+        let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.take() {
+            Some(lost @ RunError::DeviceLost { .. }) => {
+                *slot = Some(lost.clone());
+                Err(lost)
+            }
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a fallible group of wgpu calls and returns what they reported instead of letting wgpu
+    /// panic. `bytes` is what an out-of-memory report names.
+    ///
+    /// In a browser reports arrive later, at the uncaptured-error handler.
+    pub fn scoped<T>(
+        &self,
+        what: &str,
+        bytes: u64,
+        create: impl FnOnce() -> T,
+    ) -> Result<T, RunError> {
+        self.check()?;
+        if cfg!(target_arch = "wasm32") {
+            return Ok(create());
+        }
+        let scopes = [
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Internal,
+            wgpu::ErrorFilter::Validation,
+        ]
+        .map(|filter| self.device.push_error_scope(filter));
+        let created = create();
+        let mut report = None;
+        for scope in scopes.into_iter().rev() {
+            report = ready(scope.pop()).flatten().or(report);
+        }
+        match report {
+            None => Ok(created),
+            // After a loss objects are invalid and only their first use says so.
+            Some(error) => {
+                self.check()?;
+                Err(to_run_error(error, what, bytes))
+            }
+        }
+    }
+
+    pub fn create_buffer(
+        &self,
+        label: &str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, RunError> {
+        self.scoped(label, size, || {
+            self.count();
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        })
+    }
+}
+
+/// The first error names the cause; a loss replaces it, since nothing works after it.
+fn keep_first(slot: &Mutex<Option<RunError>>, error: RunError) {
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.is_none() || matches!(error, RunError::DeviceLost { .. }) {
+        *slot = Some(error);
+    }
+}
+
+fn to_run_error(error: wgpu::Error, what: &str, bytes: u64) -> RunError {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => RunError::OutOfMemory { bytes },
+        other => RunError::Rejected { what: what.to_owned(), reason: other.to_string() },
+    }
+}
+
+/// The value of a future that is ready at once, as wgpu's error scopes are natively.
+pub(crate) fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}

@@ -1,0 +1,209 @@
+//! GPU memory: buffers that tensors own or view, and the pools they return to.
+
+use super::Gpu;
+use crate::{Backend, Error, OperandError, PlanError, RunError};
+use std::sync::{
+    Arc, Mutex, PoisonError, Weak,
+    atomic::{AtomicBool, Ordering},
+};
+
+/// Free buffers a pool keeps. A network has about two sizes of activations in flight per stage.
+const POOL_MAX: usize = 16;
+
+/// Buffers of one usage, handed out again by exact size, the latest first.
+///
+/// Reuse right after a drop is safe: one queue runs command buffers one after another, and only
+/// buffers whose every use has been submitted come back (see [`Memory`]).
+pub(crate) struct Pool {
+    label: &'static str,
+    usage: wgpu::BufferUsages,
+    free: Mutex<Vec<wgpu::Buffer>>,
+}
+
+impl Pool {
+    pub fn new(label: &'static str, usage: wgpu::BufferUsages) -> Self {
+        Pool { label, usage, free: Mutex::default() }
+    }
+
+    fn take(&self, size: u64) -> Option<wgpu::Buffer> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = free.iter().rposition(|buffer| buffer.size() == size)?;
+        Some(free.remove(at))
+    }
+
+    pub fn put(&self, buffer: wgpu::Buffer) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.len() == POOL_MAX {
+            free.remove(0);
+        }
+        free.push(buffer);
+    }
+
+    pub fn clear(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// One buffer, shared by the clones of a tensor.
+struct Memory {
+    buffer: wgpu::Buffer,
+    /// Where it returns to; none for an application's buffer.
+    pool: Option<Weak<Pool>>,
+    /// Set once anybody outside could use the buffer in work that we do not submit. Such work may
+    /// be submitted long after the tensor is dropped, so the memory must not be handed out again.
+    escaped: AtomicBool,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if !*self.escaped.get_mut()
+            && let Some(pool) = self.pool.as_ref().and_then(Weak::upgrade)
+        {
+            pool.put(self.buffer.clone());
+        }
+    }
+}
+
+/// A tensor's data on a GPU: a buffer and where in it they start.
+#[derive(Clone)]
+pub(crate) struct GpuData {
+    gpu: Arc<Gpu>,
+    memory: Arc<Memory>,
+    offset: u64,
+}
+
+impl GpuData {
+    /// A view of the application's buffer.
+    pub fn foreign(
+        gpu: &Arc<Gpu>,
+        buffer: wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Self, OperandError> {
+        let operand = "tensor";
+        if !buffer.usage().contains(wgpu::BufferUsages::STORAGE) {
+            return Err(OperandError::Usage { operand, missing: "STORAGE" });
+        }
+        if offset % 4 != 0 {
+            return Err(OperandError::Misaligned { operand, offset });
+        }
+        if offset.checked_add(bytes).is_none_or(|end| end > buffer.size()) {
+            let got = buffer.size();
+            return Err(OperandError::TooShort { operand, needed: bytes, offset, got });
+        }
+        let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
+        Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset })
+    }
+
+    /// A view into a buffer of our own that never returns to a pool (a layer's statistics).
+    pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64) -> Self {
+        let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
+        GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset }
+    }
+
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.memory.buffer
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn escape(&self) {
+        self.memory.escaped.store(true, Ordering::Relaxed);
+    }
+
+    /// The data, if they lie on this device.
+    pub fn on(&self, gpu: &Arc<Gpu>, operand: &'static str) -> Result<&Self, OperandError> {
+        if Arc::ptr_eq(&self.gpu, gpu) || self.gpu.device.wgpu() == gpu.device.wgpu() {
+            Ok(self)
+        } else {
+            Err(OperandError::Elsewhere { operand, expected: Backend::Gpu })
+        }
+    }
+}
+
+impl Gpu {
+    /// A buffer for a tensor, from the pool if one of this size is free. Its contents are anything.
+    pub fn allocate(self: &Arc<Self>, bytes: u64) -> Result<GpuData, Error> {
+        // An empty tensor still needs a buffer to be a tensor on this device.
+        let size = bytes.next_multiple_of(4).max(4);
+        let limit = self.device.wgpu().limits().max_buffer_size;
+        if size > limit {
+            let limit_name = "max_buffer_size";
+            return Err(PlanError::Limit { what: "tensor", needed: size, limit_name, limit }.into());
+        }
+        let buffer = match self.tensors.take(size) {
+            Some(buffer) => buffer,
+            None => self.device.create_buffer(self.tensors.label, size, self.tensors.usage)?,
+        };
+        let memory = Memory {
+            buffer,
+            pool: Some(Arc::downgrade(&self.tensors)),
+            escaped: AtomicBool::new(false),
+        };
+        Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0 })
+    }
+
+    pub fn upload(self: &Arc<Self>, values: &[f32]) -> Result<GpuData, Error> {
+        let bytes = bytemuck::cast_slice(values);
+        let data = self.allocate(bytes.len() as u64)?;
+        self.device.scoped("an upload", bytes.len() as u64, || {
+            self.device.queue().write_buffer(data.buffer(), 0, bytes);
+        })?;
+        Ok(data)
+    }
+
+    /// A buffer of a layer's own, outside the pool.
+    pub fn fixed(&self, bytes: &[u8]) -> Result<wgpu::Buffer, Error> {
+        let size = bytes.len() as u64;
+        let limit = self.caps.max_binding;
+        if size > limit {
+            let limit_name = "max_storage_buffer_binding_size";
+            let what = "running statistics";
+            return Err(PlanError::Limit { what, needed: size, limit_name, limit }.into());
+        }
+        let buffer = self.device.create_buffer("wgnorm state", size, self.tensors.usage)?;
+        self.device.scoped("state", size, || {
+            self.device.queue().write_buffer(&buffer, 0, bytes);
+        })?;
+        Ok(buffer)
+    }
+
+    pub fn zeros(self: &Arc<Self>, bytes: u64) -> Result<GpuData, Error> {
+        let data = self.allocate(bytes)?;
+        // The pool hands out used memory.
+        self.submit("clear", |encoder| {
+            encoder.clear_buffer(data.buffer(), 0, None);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// Records with an encoder of our own and submits it.
+    pub fn submit(
+        &self,
+        what: &str,
+        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<(), Error>,
+    ) -> Result<wgpu::SubmissionIndex, Error> {
+        let device = &self.device;
+        let result = device.scoped(what, 0, || {
+            let mut encoder = device.wgpu().create_command_encoder(
+                &wgpu::CommandEncoderDescriptor { label: Some("wgnorm") },
+            );
+            record(&mut encoder).map(|()| device.queue().submit([encoder.finish()]))
+        });
+        result.map_err(Error::from)?
+    }
+
+    pub fn take_staging(&self, size: u64) -> Result<wgpu::Buffer, RunError> {
+        match self.staging.take(size) {
+            Some(buffer) => Ok(buffer),
+            None => self.device.create_buffer(self.staging.label, size, self.staging.usage),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The GPU: the only folder that names wgpu's objects.
+//!
+//! [`kernels`] is the table of shaders, [`pipelines`] compiles them, [`encode`] turns a plan and its
+//! operands into bind groups and dispatches, [`readback`] is the one way back to the host.
+
+mod device;
+mod encode;
+pub(crate) mod kernels;
+mod memory;
+mod open;
+mod pipelines;
+mod readback;
+
+pub(crate) use encode::{CallCache, Operands};
+pub(crate) use memory::GpuData;
+pub use encode::Recorder;
+pub(crate) use open::open;
+
+use crate::plan::{Caps, Task};
+use crate::{OpenError, RunError};
+use device::Device;
+use memory::Pool;
+use pipelines::PipelineCache;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+use wgpu::BufferUsages as Usage;
+
+/// Most storage bindings of any kernel.
+const STORAGE_BUFFERS: u32 = 7;
+/// Uniform buffers kept. Each is 176 bytes; a network of hundreds of layers has as many.
+const TASKS_MAX: usize = 4096;
+
+/// A device with everything this crate keeps on it.
+pub(crate) struct Gpu {
+    pub device: Device,
+    pub caps: Caps,
+    pipelines: PipelineCache,
+    /// Uniform buffers by content. Written once: a rewrite would reach work recorded but not yet
+    /// submitted.
+    tasks: Mutex<HashMap<[u8; size_of::<Task>()], wgpu::Buffer>>,
+    /// Partial statistics between the dispatches of a call. One for all calls: a queue runs command
+    /// buffers one after another, and every call writes what it reads.
+    scratch: Mutex<wgpu::Buffer>,
+    /// Bound in place of absent operands: layouts are fixed per kernel.
+    absent: wgpu::Buffer,
+    tensors: Arc<Pool>,
+    staging: Pool,
+}
+
+impl Gpu {
+    pub fn new(device: Device) -> Result<Self, OpenError> {
+        let caps = caps_of(&device.wgpu().limits())?;
+        let refused = |error: RunError| OpenError::NoDevice {
+            name: device.wgpu().adapter_info().name,
+            reason: error.to_string(),
+        };
+        let scratch =
+            device.create_buffer("wgnorm scratch", 4096, Usage::STORAGE).map_err(refused)?;
+        let absent = device.create_buffer("wgnorm absent", 16, Usage::STORAGE).map_err(refused)?;
+        let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
+        Ok(Gpu {
+            caps,
+            pipelines: PipelineCache::default(),
+            tasks: Mutex::default(),
+            scratch: Mutex::new(scratch),
+            absent,
+            tensors: Arc::new(Pool::new("wgnorm tensor", usage)),
+            staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
+            device,
+        })
+    }
+
+    /// A context's GPU on the application's device.
+    pub fn foreign(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Self, OpenError> {
+        Gpu::new(Device::foreign(device, queue))
+    }
+
+    /// Lets go of all memory that is free now.
+    pub fn trim(&self) {
+        self.tensors.clear();
+        self.staging.clear();
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The uniform buffer with this content.
+    fn task(&self, task: &Task) -> Result<wgpu::Buffer, RunError> {
+        let content: [u8; size_of::<Task>()] = bytemuck::cast(*task);
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = tasks.get(&content) {
+            return Ok(buffer.clone());
+        }
+        let size = content.len() as u64;
+        let usage = Usage::UNIFORM | Usage::COPY_DST;
+        let buffer = self.device.create_buffer("wgnorm task", size, usage)?;
+        self.device.scoped("a task", size, || {
+            self.device.queue().write_buffer(&buffer, 0, &content);
+        })?;
+        if tasks.len() == TASKS_MAX {
+            tasks.clear();
+        }
+        tasks.insert(content, buffer.clone());
+        Ok(buffer)
+    }
+
+    /// Scratch of at least this size. A larger one replaces it; recorded work keeps the old one.
+    fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer, RunError> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.size() < bytes {
+            // Doubling, so that slowly growing inputs do not replace it each time.
+            let size = bytes.next_power_of_two().min(self.caps.max_binding);
+            *scratch = self.device.create_buffer("wgnorm scratch", size, Usage::STORAGE)?;
+        }
+        Ok(scratch.clone())
+    }
+}
+
+/// What the planner needs of a device's limits, or which of them is too small for any kernel.
+pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
+    let need = |limit_name, got: u64, needed: u64| {
+        if got < needed { Err(OpenError::Limits { limit_name, needed, got }) } else { Ok(()) }
+    };
+    let lanes = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    need("max_compute_invocations_per_workgroup", lanes.into(), 1)?;
+    let storage_buffers = limits.max_storage_buffers_per_shader_stage;
+    need("max_storage_buffers_per_shader_stage", storage_buffers.into(), STORAGE_BUFFERS.into())?;
+    let shared = limits.max_compute_workgroup_storage_size;
+    need("max_compute_workgroup_storage_size", shared.into(), 16)?;
+    // Below a few hundred elements a window is all overhead.
+    need("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 1 << 12)?;
+    need("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into(), 1)?;
+    Ok(Caps {
+        // One vec4 of workgroup memory a lane.
+        lanes: lanes.min(shared / 16),
+        max_binding: limits.max_storage_buffer_binding_size & !255,
+        max_grid: limits.max_compute_workgroups_per_dimension,
+        offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
+    })
+}

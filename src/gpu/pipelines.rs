@@ -1,0 +1,120 @@
+//! Pipelines: one compile per key for the life of a context.
+
+use super::{
+    device::Device,
+    kernels::Role,
+};
+use crate::RunError;
+use crate::plan::{Access, Kernel, Overrides, Stage};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// What makes a pipeline different from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PipelineKey {
+    kernel: Kernel,
+    access: Access,
+    overrides: Overrides,
+}
+
+impl From<&Stage> for PipelineKey {
+    fn from(stage: &Stage) -> Self {
+        PipelineKey { kernel: stage.kernel, access: stage.access, overrides: stage.overrides }
+    }
+}
+
+/// Modules per source and pipelines per key. Bounded by the planner: it chooses among some tens of
+/// override sets.
+#[derive(Default)]
+pub(crate) struct PipelineCache {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    modules: HashMap<(Kernel, Access), wgpu::ShaderModule>,
+    layouts: HashMap<Kernel, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
+    pipelines: HashMap<PipelineKey, wgpu::ComputePipeline>,
+}
+
+impl PipelineCache {
+    /// The pipeline of a key and its bind group layout, compiled now if it is the first call.
+    ///
+    /// The lock is held while compiling, so that two threads never compile the same key.
+    pub fn get(
+        &self,
+        device: &Device,
+        key: PipelineKey,
+    ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout), RunError> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { modules, layouts, pipelines } = &mut *inner;
+        let kernel = key.kernel;
+        if let (Some(pipeline), Some((layout, _))) = (pipelines.get(&key), layouts.get(&kernel)) {
+            return Ok((pipeline.clone(), layout.clone()));
+        }
+        let name = kernel.entry_point();
+        // Nothing enters a table before the whole group has been accepted by the driver.
+        let (module, (layout, pipeline_layout), pipeline) = device.scoped(name, 0, || {
+            let layouts =
+                layouts.get(&kernel).cloned().unwrap_or_else(|| create_layout(device, kernel));
+            let module = modules.get(&(kernel, key.access)).cloned().unwrap_or_else(|| {
+                device.count();
+                device.wgpu().create_shader_module(wgpu::ShaderModuleDescriptor {
+                    label: Some(name),
+                    source: wgpu::ShaderSource::Wgsl(kernel.source(key.access).into()),
+                })
+            });
+            device.count();
+            let pipeline =
+                device.wgpu().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(name),
+                    layout: Some(&layouts.1),
+                    module: &module,
+                    entry_point: Some(name),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        constants: &kernel.constants(&key.overrides),
+                        // Every slot is written before it is read; zeroing by one thread, as some
+                        // back ends do it, costs more than the reduction.
+                        zero_initialize_workgroup_memory: false,
+                    },
+                    cache: None,
+                });
+            (module, layouts, pipeline)
+        })?;
+        modules.insert((kernel, key.access), module);
+        layouts.insert(kernel, (layout.clone(), pipeline_layout));
+        pipelines.insert(key, pipeline.clone());
+        Ok((pipeline, layout))
+    }
+}
+
+fn create_layout(
+    device: &Device,
+    kernel: Kernel,
+) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+    let buffer = |binding: Role, ty| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    };
+    let mut entries = vec![buffer(Role::Task, wgpu::BufferBindingType::Uniform)];
+    for &(role, written) in kernel.bindings() {
+        entries.push(buffer(role, wgpu::BufferBindingType::Storage { read_only: !written }));
+    }
+    let name = Some(kernel.entry_point());
+    device.count();
+    let layout = device
+        .wgpu()
+        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: name, entries: &entries });
+    device.count();
+    let pipeline_layout =
+        device.wgpu().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: name,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+    (layout, pipeline_layout)
+}

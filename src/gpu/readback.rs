@@ -1,0 +1,123 @@
+//! The one door back to the host: copy to a mappable buffer, map it, await.
+
+use super::{Gpu, device::ready, memory::GpuData};
+use crate::{Error, OperandError, RunError};
+use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
+use std::sync::Arc;
+
+type Mapped = Result<(), wgpu::BufferAsyncError>;
+
+/// A copy under way.
+pub(crate) struct Readback {
+    gpu: Arc<Gpu>,
+    staging: wgpu::Buffer,
+    mapped: OneshotReceiver<Mapped>,
+    #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "browsers poll by themselves"))]
+    submission: wgpu::SubmissionIndex,
+    bytes: u64,
+}
+
+impl GpuData {
+    /// Submits a copy of the first `bytes` to the host. `None` when there is nothing to copy.
+    pub fn read(&self, bytes: u64) -> Result<Readback, Error> {
+        let gpu = self.gpu();
+        if !self.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(OperandError::Usage { operand: "tensor", missing: "COPY_SRC" }.into());
+        }
+        let staging = gpu.take_staging(bytes.max(4))?;
+        let submission = gpu.submit("a readback", |encoder| {
+            encoder.copy_buffer_to_buffer(self.buffer(), self.offset(), &staging, 0, bytes);
+            Ok(())
+        })?;
+        let (sender, mapped) = oneshot_channel();
+        gpu.device.scoped("a readback", 0, || {
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                // The receiver may be gone: the caller dropped the future.
+                let _ = sender.send(result);
+            });
+        })?;
+        Ok(Readback { gpu: gpu.clone(), staging, mapped, submission, bytes })
+    }
+}
+
+impl Readback {
+    pub async fn wait(self) -> Result<Vec<f32>, RunError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.gpu.device.is_owned() {
+            self.poll_elsewhere();
+        }
+        let mapped = self.mapped.receive().await;
+        self.finish(mapped)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait_blocking(self) -> Result<Vec<f32>, RunError> {
+        let polled = poll_until_done(self.gpu.device.wgpu(), self.submission.clone());
+        let mapped = ready(self.mapped.receive()).flatten();
+        if let (None, Err(error)) = (&mapped, polled) {
+            return Err(error);
+        }
+        self.finish(mapped)
+    }
+
+    /// Nobody polls a device that we opened but us, and an executor's thread must not block.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn poll_elsewhere(&self) {
+        let device = self.gpu.device.wgpu().clone();
+        let submission = self.submission.clone();
+        let poll = move || {
+            // An error also drops the sender, and the waiting side learns of it there.
+            let _ = poll_until_done(&device, submission);
+        };
+        let thread = std::thread::Builder::new().name("wgnorm-readback".into());
+        if thread.spawn(poll.clone()).is_err() {
+            poll();
+        }
+    }
+
+    fn finish(self, mapped: Option<Mapped>) -> Result<Vec<f32>, RunError> {
+        match mapped {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                self.gpu.device.check()?;
+                return Err(RunError::Readback { reason: error.to_string() });
+            }
+            None => {
+                self.gpu.device.check()?;
+                return Err(RunError::DeviceLost { reason: "no answer to a map request".into() });
+            }
+        }
+        let view = self
+            .staging
+            .get_mapped_range(..self.bytes)
+            .map_err(|error| RunError::Readback { reason: error.to_string() })?;
+        let values = bytemuck::pod_collect_to_vec(&view);
+        drop(view);
+        self.staging.unmap();
+        self.gpu.staging.put(self.staging);
+        Ok(values)
+    }
+}
+
+/// Waits for a submission in steps: a device that is lost meanwhile ends the wait.
+#[cfg(not(target_arch = "wasm32"))]
+fn poll_until_done(
+    device: &wgpu::Device,
+    submission: wgpu::SubmissionIndex,
+) -> Result<(), RunError> {
+    use std::{panic, time::Duration};
+    const STEP: Duration = Duration::from_secs(1);
+    loop {
+        let wait = wgpu::PollType::Wait {
+            submission_index: Some(submission.clone()),
+            timeout: Some(STEP),
+        };
+        // wgpu panics on a device error while polling; nothing of ours is changed by then.
+        match panic::catch_unwind(panic::AssertUnwindSafe(|| device.poll(wait))) {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(wgpu::PollError::Timeout)) => continue,
+            Ok(Err(error)) => return Err(RunError::Readback { reason: error.to_string() }),
+            Err(_) => return Err(RunError::DeviceLost { reason: "polling failed".into() }),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The back ends under test: the host always, a GPU where an adapter is found.
+//!
+//! `WGPU_BACKEND` and the Vulkan loader's variables choose the driver, as for any wgpu program.
+//! With `WGNORM_REQUIRE_GPU=1` a missing adapter fails instead of being skipped.
+
+use wgnorm::{Context, ContextOptions, Preference};
+
+pub struct Device {
+    /// First part of test names.
+    pub name: &'static str,
+    pub context: Context,
+}
+
+/// Opens a GPU, software adapters included. Where there is none, says so on stderr, or panics if one
+/// is required.
+pub fn gpu() -> Option<Context> {
+    let options = ContextOptions { preference: Preference::Gpu, ..Default::default() };
+    match Context::open_with_blocking(&options) {
+        Ok(context) => Some(context),
+        Err(reason) if gpu_required() => panic!("WGNORM_REQUIRE_GPU is set, but: {reason}"),
+        Err(reason) => {
+            eprintln!("skipped: no adapter ({reason})");
+            None
+        }
+    }
+}
+
+pub fn gpu_required() -> bool {
+    std::env::var("WGNORM_REQUIRE_GPU").is_ok_and(|v| v == "1")
+}
+
+pub fn all() -> Vec<Device> {
+    let mut devices = vec![Device { name: "host", context: Context::host() }];
+    if let Some(context) = gpu() {
+        devices.push(Device { name: "gpu", context });
+    }
+    devices
+}
+
+/// A device of "the application's", apart from any context. `edit` may lower its limits.
+pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wgpu::Queue)> {
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default()));
+    let adapter = match adapter {
+        Ok(adapter) => adapter,
+        Err(reason) if gpu_required() => panic!("WGNORM_REQUIRE_GPU is set, but: {reason}"),
+        Err(reason) => {
+            eprintln!("skipped: no adapter ({reason})");
+            return None;
+        }
+    };
+    let mut required_limits = adapter.limits();
+    edit(&mut required_limits);
+    let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+    Some(pollster::block_on(adapter.request_device(&descriptor)).expect("a device"))
+}

@@ -1,0 +1,7 @@
+//! What the integration tests share. Each test binary uses its own part of it.
+#![allow(dead_code)]
+
+pub mod device;
+pub mod oracle;
+pub mod random;
+pub mod tolerance;
