@@ -19,7 +19,9 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// A tensor has another shape than the network's width asks for.
-    #[error("tensor `{tensor}` has shape {found:?}, expected {expected:?} in a network of width {width}")]
+    #[error(
+        "tensor `{tensor}` has shape {found:?}, expected {expected:?} in a network of width {width}"
+    )]
     Shape {
         /// Its name.
         tensor: String,
@@ -102,7 +104,9 @@ pub enum GpuError {
         suggestion: usize,
     },
     /// The device cannot run the convolution kernel.
-    #[error("the convolution needs {limit_name} {needed}, but this device has {limit}: try --backend host")]
+    #[error(
+        "the convolution needs {limit_name} {needed}, but this device has {limit}: try --backend host"
+    )]
     Kernel {
         /// WebGPU's name of the limit.
         limit_name: &'static str,
@@ -112,7 +116,9 @@ pub enum GpuError {
         limit: u64,
     },
     /// The device ran out of memory.
-    #[error("the device has no memory left for this picture: try a smaller --size, or --backend host")]
+    #[error(
+        "the device has no memory left for this picture: try a smaller --size, or --backend host"
+    )]
     OutOfMemory,
     /// The driver refused something; a defect of ours or of the driver.
     #[error("the device refused: {0}")]

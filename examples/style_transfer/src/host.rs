@@ -23,14 +23,16 @@ pub(crate) struct HostNet {
 
 impl HostNet {
     pub fn new(context: &Context, net: &TransformerNet) -> Result<HostNet, Error> {
-        let norms = net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
+        let norms =
+            net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
         Ok(HostNet { context: context.clone(), net: net.clone(), norms })
     }
 
     pub fn run(&self, input: &Planes, mut progress: impl FnMut(Progress)) -> Result<Planes, Error> {
         let stages = self.net.stages();
         let mut size = input.size;
-        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data).map_err(wgnorm::Error::from)?;
+        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data)
+            .map_err(wgnorm::Error::from)?;
         let mut block_input = None;
         for (index, (stage, norm)) in stages.iter().zip(&self.norms).enumerate() {
             let values = x.as_slice().expect("the host context keeps tensors on the host");
@@ -42,9 +44,8 @@ impl HostNet {
                 None => convolved,
                 Some(norm) => {
                     let epilogue = match stage.finish {
-                        Finish::NormAddBlockInput => {
-                            Epilogue::new().with_addend(block_input.as_ref().expect("a block was opened"))
-                        }
+                        Finish::NormAddBlockInput => Epilogue::new()
+                            .with_addend(block_input.as_ref().expect("a block was opened")),
                         _ => Epilogue::new().with_activation(Activation::Relu),
                     };
                     norm.forward_with(&self.context, &convolved, epilogue, Mode::Eval)?
@@ -89,23 +90,51 @@ fn convolve(x: &[f32], size: Size, geometry: &Geometry, weight: &[f32], bias: &[
     for first in (0..pixels).step_by(columns) {
         let count = columns.min(pixels - first);
         let matrix = &mut matrix[..depth * count];
-        matrix.par_chunks_exact_mut(count).enumerate().for_each(|(row, values)| patches.fill(row, first, values));
+        matrix
+            .par_chunks_exact_mut(count)
+            .enumerate()
+            .for_each(|(row, values)| patches.fill(row, first, values));
         add_product(weight, matrix, (geometry.out_channels, depth, count), &mut y[first..], pixels);
     }
     y
 }
 
 /// `y += a · b` for row-major `a` (m x k) and `b` (k x n), and `y` with rows `y_row` apart.
-fn add_product(a: &[f32], b: &[f32], (m, k, n): (usize, usize, usize), y: &mut [f32], y_row: usize) {
+fn add_product(
+    a: &[f32],
+    b: &[f32],
+    (m, k, n): (usize, usize, usize),
+    y: &mut [f32],
+    y_row: usize,
+) {
     assert!(a.len() == m * k && b.len() == k * n && n <= y_row && y.len() >= (m - 1) * y_row + n);
-    let parallelism = if cfg!(target_arch = "wasm32") { Parallelism::None } else { Parallelism::Rayon(0) };
+    let parallelism =
+        if cfg!(target_arch = "wasm32") { Parallelism::None } else { Parallelism::Rayon(0) };
     let (y_row, k_row, n_row) = (y_row as isize, k as isize, n as isize);
     // SAFETY: the strides reach (m-1)*y_row + n values of `y`, m*k of `a`, k*n of `b`, which the assertion checked; `y`
     // is borrowed mutably, so nothing else sees it.
     unsafe {
         let (y, a, b) = (y.as_mut_ptr(), a.as_ptr(), b.as_ptr());
         gemm::gemm(
-            m, n, k, y, 1, y_row, true, a, 1, k_row, b, 1, n_row, 1.0, 1.0, false, false, false, parallelism,
+            m,
+            n,
+            k,
+            y,
+            1,
+            y_row,
+            true,
+            a,
+            1,
+            k_row,
+            b,
+            1,
+            n_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
         );
     }
 }
@@ -123,8 +152,9 @@ struct Patches<'a> {
 impl<'a> Patches<'a> {
     fn new(x: &'a [f32], size: Size, geometry: &Geometry) -> Patches<'a> {
         let (output, geometry) = (geometry.output(size), *geometry);
-        let column =
-            |tap: usize, column: usize| Self::source(column * geometry.stride + tap, size.width, &geometry);
+        let column = |tap: usize, column: usize| {
+            Self::source(column * geometry.stride + tap, size.width, &geometry)
+        };
         let row = |tap: usize| (0..output.width).map(|x| column(tap, x)).collect();
         let columns = (0..geometry.kernel).map(row).collect();
         Patches { x, size, geometry, output, columns }
@@ -139,12 +169,14 @@ impl<'a> Patches<'a> {
     /// Row `row` of the matrix, from column (output pixel) `first` on.
     fn fill(&self, row: usize, first: usize, mut values: &mut [f32]) {
         let kernel = self.geometry.kernel;
-        let (channel, tap_y, tap_x) = (row / (kernel * kernel), row / kernel % kernel, row % kernel);
+        let (channel, tap_y, tap_x) =
+            (row / (kernel * kernel), row / kernel % kernel, row % kernel);
         let plane = &self.x[channel * self.size.area()..][..self.size.area()];
         let (mut y, mut x) = (first / self.output.width, first % self.output.width);
         while !values.is_empty() {
             let (part, rest) = values.split_at_mut((self.output.width - x).min(values.len()));
-            let source = Self::source(y * self.geometry.stride + tap_y, self.size.height, &self.geometry);
+            let source =
+                Self::source(y * self.geometry.stride + tap_y, self.size.height, &self.geometry);
             let source = &plane[source * self.size.width..][..self.size.width];
             self.fill_row(tap_x, x, source, part);
             (values, y, x) = (rest, y + 1, 0);
@@ -165,7 +197,8 @@ impl<'a> Patches<'a> {
         // Between the mirrored edges neighbours stay neighbours: copied, not picked.
         let padding = self.geometry.kernel / 2;
         let from = padding.saturating_sub(tap).clamp(first, first + values.len()) - first;
-        let to = (self.size.width + padding - tap).clamp(first + from, first + values.len()) - first;
+        let to =
+            (self.size.width + padding - tap).clamp(first + from, first + values.len()) - first;
         pick(&mut values[..from], &columns[..from]);
         if from < to {
             values[from..to].copy_from_slice(&source[columns[from]..][..to - from]);
@@ -191,7 +224,8 @@ mod tests {
     #[test]
     fn a_matrix_made_in_several_strips_is_the_same() {
         // depth 2592: 448 columns at a time, so that strips begin in the middle of rows.
-        let geometry = Geometry { in_channels: 32, out_channels: 3, kernel: 9, stride: 1, upsample: 1 };
+        let geometry =
+            Geometry { in_channels: 32, out_channels: 3, kernel: 9, stride: 1, upsample: 1 };
         let case = Case::new(geometry, Size::new(37, 41));
         let y = convolve(&case.x, case.size, &geometry, &case.weight, &case.bias);
         assert_close(&y, &textbook(&case), "strips");

@@ -214,7 +214,10 @@ mod tests {
     fn sides_come_out_rounded_up_to_multiples_of_four() {
         for (height, width) in [(97, 131), (128, 128), (5, 6), (7, 8)] {
             let up = |n: usize| n.div_ceil(4) * 4;
-            assert_eq!(sizes(Size::new(height, width)).last(), Some(&Size::new(up(height), up(width))));
+            assert_eq!(
+                sizes(Size::new(height, width)).last(),
+                Some(&Size::new(up(height), up(width)))
+            );
         }
     }
 
@@ -230,7 +233,10 @@ mod tests {
     fn the_smallest_side_is_enough_for_every_stage_and_one_less_is_not() {
         let fits = |side| {
             let inputs = std::iter::once(Size::new(side, side)).chain(sizes(Size::new(side, side)));
-            ARCHITECTURE.iter().zip(inputs).all(|(line, input)| input.height >= line.geometry(8).smallest_side())
+            ARCHITECTURE
+                .iter()
+                .zip(inputs)
+                .all(|(line, input)| input.height >= line.geometry(8).smallest_side())
         };
         assert!(fits(SMALLEST_SIDE));
         assert!(!fits(SMALLEST_SIDE - 1));

@@ -56,7 +56,9 @@ impl Picture {
     /// Decodes JPEG, PNG or WebP (told apart by content, not by name), turns the picture upright as its EXIF data
     /// ask, and lays transparent ones on white, as a browser shows them on an empty page.
     pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(PictureError::Read)?;
+        let mut reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(PictureError::Read)?;
         let mut limits = Limits::default();
         limits.max_image_width = Some(LONGEST_SIDE);
         limits.max_image_height = Some(LONGEST_SIDE);
@@ -64,7 +66,8 @@ impl Picture {
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
         // A picture with broken EXIF data is still a picture: shown as stored.
-        let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+        let orientation =
+            decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
         let mut decoded = DynamicImage::from_decoder(decoder).map_err(PictureError::Decode)?;
         decoded.apply_orientation(orientation);
         Ok(Picture { pixels: flatten(decoded) })
@@ -86,7 +89,14 @@ impl Picture {
         let (width, height) = self.pixels.dimensions();
         let longer = f64::from(width.max(height));
         let side = |n: u32| ((f64::from(n) * f64::from(pixels) / longer).round() as u32).max(1);
-        Picture { pixels: imageops::resize(&self.pixels, side(width), side(height), imageops::FilterType::Lanczos3) }
+        Picture {
+            pixels: imageops::resize(
+                &self.pixels,
+                side(width),
+                side(height),
+                imageops::FilterType::Lanczos3,
+            ),
+        }
     }
 
     /// The network's input.
@@ -121,9 +131,8 @@ impl Picture {
         let (data, colour) = (self.pixels.as_raw(), image::ExtendedColorType::Rgb8);
         let written = match format {
             Format::Png => PngEncoder::new(&mut bytes).write_image(data, width, height, colour),
-            Format::Jpeg => {
-                JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY).write_image(data, width, height, colour)
-            }
+            Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+                .write_image(data, width, height, colour),
         };
         written.map_err(PictureError::Encode)?;
         Ok(bytes)
@@ -140,7 +149,9 @@ fn flatten(decoded: DynamicImage) -> RgbImage {
         return decoded.into_rgb8();
     }
     let rgba = decoded.into_rgba8();
-    let on_white = |value: u8, alpha: u32| ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+    let on_white = |value: u8, alpha: u32| {
+        ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
     let mut flat = RgbImage::new(rgba.width(), rgba.height());
     for (to, from) in flat.pixels_mut().zip(rgba.pixels()) {
         let [r, g, b, alpha] = from.0;
@@ -154,7 +165,9 @@ mod tests {
     use super::*;
 
     fn picture(width: u32, height: u32) -> Picture {
-        Picture { pixels: RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7])) }
+        Picture {
+            pixels: RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7])),
+        }
     }
 
     #[test]
@@ -202,7 +215,10 @@ mod tests {
     fn what_is_encoded_decodes_again() {
         let picture = picture(9, 8);
         assert_eq!(Picture::decode(&picture.encode(Format::Png).unwrap()).unwrap(), picture);
-        assert_eq!(Picture::decode(&picture.encode(Format::Jpeg).unwrap()).unwrap().size(), picture.size());
+        assert_eq!(
+            Picture::decode(&picture.encode(Format::Jpeg).unwrap()).unwrap().size(),
+            picture.size()
+        );
         assert!(matches!(Picture::decode(b"no picture"), Err(PictureError::Decode(_))));
     }
 }

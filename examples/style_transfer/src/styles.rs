@@ -40,7 +40,10 @@ pub const STYLES: [Style; 4] = [
 impl Style {
     /// The embedded style of this name.
     pub fn named(name: &str) -> Result<Style, Error> {
-        STYLES.into_iter().find(|style| style.name == name).ok_or_else(|| Error::UnknownStyle(name.to_owned()))
+        STYLES
+            .into_iter()
+            .find(|style| style.name == name)
+            .ok_or_else(|| Error::UnknownStyle(name.to_owned()))
     }
 
     /// The network that paints in this style.
@@ -72,6 +75,9 @@ mod tests {
     #[test]
     fn an_unknown_style_names_the_known_ones() {
         let message = Style::named("oil").unwrap_err().to_string();
-        assert!(message.contains("`oil`") && message.contains("glass, ink, swirl, waves"), "{message}");
+        assert!(
+            message.contains("`oil`") && message.contains("glass, ink, swirl, waves"),
+            "{message}"
+        );
     }
 }

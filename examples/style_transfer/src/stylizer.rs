@@ -3,10 +3,10 @@
 use wgnorm::{Backend, Context};
 
 use crate::error::Error;
+use crate::error::PictureError;
 use crate::gpu::GpuNet;
 use crate::host::HostNet;
 use crate::net::{SMALLEST_SIDE, TransformerNet};
-use crate::error::PictureError;
 use crate::picture::{Picture, Planes};
 
 /// How far a picture is.
@@ -42,7 +42,11 @@ impl Stylizer {
     }
 
     /// Paints a picture; it comes back in its own size.
-    pub async fn stylize(&mut self, picture: &Picture, progress: impl FnMut(Progress)) -> Result<Picture, Error> {
+    pub async fn stylize(
+        &mut self,
+        picture: &Picture,
+        progress: impl FnMut(Progress),
+    ) -> Result<Picture, Error> {
         let output = self.run(&picture.to_planes()?, progress).await?;
         Ok(Picture::from_planes(&output, picture.size()))
     }
@@ -52,7 +56,11 @@ impl Stylizer {
     /// # Errors
     /// [`PictureError::TooSmall`] below [`SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] before anything runs if an
     /// activation exceeds the device's limits.
-    pub async fn run(&mut self, input: &Planes, progress: impl FnMut(Progress)) -> Result<Planes, Error> {
+    pub async fn run(
+        &mut self,
+        input: &Planes,
+        progress: impl FnMut(Progress),
+    ) -> Result<Planes, Error> {
         if input.size.height.min(input.size.width) < SMALLEST_SIDE {
             return Err(PictureError::TooSmall(input.size).into());
         }

@@ -2,7 +2,12 @@
 
 use crate::net::{Geometry, Size};
 
-const fn geometry(channels: (usize, usize), kernel: usize, stride: usize, upsample: usize) -> Geometry {
+const fn geometry(
+    channels: (usize, usize),
+    kernel: usize,
+    stride: usize,
+    upsample: usize,
+) -> Geometry {
     Geometry { in_channels: channels.0, out_channels: channels.1, kernel, stride, upsample }
 }
 
@@ -53,10 +58,22 @@ impl Case {
 /// Upsamples, pads and convolves in three separate steps.
 pub(crate) fn textbook(case: &Case) -> Vec<f64> {
     let Geometry { in_channels, out_channels, kernel, stride, upsample } = case.geometry;
-    let (rows, columns) = ((case.size.height * upsample) as i64, (case.size.width * upsample) as i64);
-    let mirrored = |p: i64, n: i64| if p < 0 { -p } else if p >= n { 2 * n - 2 - p } else { p };
+    let (rows, columns) =
+        ((case.size.height * upsample) as i64, (case.size.width * upsample) as i64);
+    let mirrored = |p: i64, n: i64| {
+        if p < 0 {
+            -p
+        } else if p >= n {
+            2 * n - 2 - p
+        } else {
+            p
+        }
+    };
     let at = |channel: usize, row: i64, column: i64| {
-        let (row, column) = (mirrored(row, rows) as usize / upsample, mirrored(column, columns) as usize / upsample);
+        let (row, column) = (
+            mirrored(row, rows) as usize / upsample,
+            mirrored(column, columns) as usize / upsample,
+        );
         f64::from(case.x[(channel * case.size.height + row) * case.size.width + column])
     };
     let padding = (kernel / 2) as i64;
@@ -68,8 +85,10 @@ pub(crate) fn textbook(case: &Case) -> Vec<f64> {
                 for channel in 0..in_channels {
                     for i in 0..kernel {
                         for j in 0..kernel {
-                            let weight = case.weight[((out * in_channels + channel) * kernel + i) * kernel + j];
-                            let (row, column) = (row + i as i64 - padding, column + j as i64 - padding);
+                            let weight = case.weight
+                                [((out * in_channels + channel) * kernel + i) * kernel + j];
+                            let (row, column) =
+                                (row + i as i64 - padding, column + j as i64 - padding);
                             sum += f64::from(weight) * at(channel, row, column);
                         }
                     }

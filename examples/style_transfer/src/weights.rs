@@ -21,7 +21,10 @@ impl TransformerNet {
             names.push(tensor);
             Ok::<_, WeightsError>(values)
         };
-        let stages = ARCHITECTURE.iter().map(|line| read_stage(line, width, &mut take)).collect::<Result<_, _>>()?;
+        let stages = ARCHITECTURE
+            .iter()
+            .map(|line| read_stage(line, width, &mut take))
+            .collect::<Result<_, _>>()?;
         for (tensor, view) in file.tensors() {
             if !names.contains(&tensor) && !is_running_statistic(&tensor) {
                 return Err(WeightsError::Unexpected { tensor, found: view.shape().to_vec() });
@@ -67,7 +70,12 @@ fn read_stage(
     })
 }
 
-fn read(file: &SafeTensors<'_>, tensor: &str, expected: &[usize], width: usize) -> Result<Vec<f32>, WeightsError> {
+fn read(
+    file: &SafeTensors<'_>,
+    tensor: &str,
+    expected: &[usize],
+    width: usize,
+) -> Result<Vec<f32>, WeightsError> {
     let tensor = tensor.to_owned();
     let Ok(view) = file.tensor(&tensor) else {
         return Err(WeightsError::Missing { tensor, expected: expected.to_vec() });
@@ -129,10 +137,12 @@ mod tests {
             Dtype::BF16 => &[0, 0x3f],
             _ => &[0],
         };
-        let data: Vec<Vec<u8>> = shapes.values().map(|s| value.repeat(s.iter().product())).collect();
+        let data: Vec<Vec<u8>> =
+            shapes.values().map(|s| value.repeat(s.iter().product())).collect();
         let views = shapes.iter().zip(&data);
-        let views =
-            views.map(|((name, shape), data)| (name.clone(), TensorView::new(dtype, shape.clone(), data).unwrap()));
+        let views = views.map(|((name, shape), data)| {
+            (name.clone(), TensorView::new(dtype, shape.clone(), data).unwrap())
+        });
         safetensors::serialize(views, None).unwrap()
     }
 
@@ -141,7 +151,13 @@ mod tests {
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
             let net = TransformerNet::from_safetensors(&file(dtype, |_| {})).unwrap();
             assert_eq!((net.width(), net.stages().len()), (2, 16));
-            assert!(net.stages().iter().all(|stage| stage.weight.iter().chain(&stage.bias).all(|&v| v == 0.5)));
+            assert!(
+                net.stages().iter().all(|stage| stage
+                    .weight
+                    .iter()
+                    .chain(&stage.bias)
+                    .all(|&v| v == 0.5))
+            );
             assert_eq!(net.stages()[4].norm.as_ref().unwrap().weight, [0.5; 8]);
             assert!(net.stages()[15].norm.is_none());
         }
@@ -153,8 +169,7 @@ mod tests {
             shapes.insert("res3.conv2.conv2d.weight".to_owned(), vec![8, 8, 5, 5]);
         });
         let message = TransformerNet::from_safetensors(&bytes).unwrap_err().to_string();
-        let expected =
-            "tensor `res3.conv2.conv2d.weight` has shape [8, 8, 5, 5], expected [8, 8, 3, 3] in a network of width 2";
+        let expected = "tensor `res3.conv2.conv2d.weight` has shape [8, 8, 5, 5], expected [8, 8, 3, 3] in a network of width 2";
         assert_eq!(message, expected);
     }
 
@@ -167,13 +182,19 @@ mod tests {
         assert_eq!(missing, "tensor `in4.bias` is missing, expected with shape [4]");
         let extra = message(|shapes| drop(shapes.insert("res6.in1.bias".to_owned(), vec![8])));
         assert_eq!(extra, "tensor `res6.in1.bias` of shape [8] has no place in this network");
-        let first = message(|shapes| drop(shapes.insert("conv1.conv2d.weight".to_owned(), vec![2, 1, 9, 9])));
-        assert_eq!(first, "tensor `conv1.conv2d.weight` has shape [2, 1, 9, 9], expected [width, 3, 9, 9]");
+        let first = message(|shapes| {
+            drop(shapes.insert("conv1.conv2d.weight".to_owned(), vec![2, 1, 9, 9]))
+        });
+        assert_eq!(
+            first,
+            "tensor `conv1.conv2d.weight` has shape [2, 1, 9, 9], expected [width, 3, 9, 9]"
+        );
     }
 
     #[test]
     fn running_statistics_of_old_files_are_skipped() {
-        let bytes = file(Dtype::F16, |shapes| drop(shapes.insert("in1.running_mean".to_owned(), vec![2])));
+        let bytes =
+            file(Dtype::F16, |shapes| drop(shapes.insert("in1.running_mean".to_owned(), vec![2])));
         assert!(TransformerNet::from_safetensors(&bytes).is_ok());
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use wgpu::{BindGroup, Buffer, BufferUsages, ComputePass, ComputePipeline, Device, Queue, ShaderStages};
+use wgpu::{
+    BindGroup, Buffer, BufferUsages, ComputePass, ComputePipeline, Device, Queue, ShaderStages,
+};
 
 use crate::error::GpuError;
 use crate::net::{Geometry, Size};
@@ -58,13 +60,25 @@ impl Tile {
     fn check(self, limits: &wgpu::Limits) -> Result<(), GpuError> {
         let (weights, patches) = self.shared();
         let checks = [
-            ("maxComputeInvocationsPerWorkgroup", self.lanes(), limits.max_compute_invocations_per_workgroup),
+            (
+                "maxComputeInvocationsPerWorkgroup",
+                self.lanes(),
+                limits.max_compute_invocations_per_workgroup,
+            ),
             ("maxComputeWorkgroupSizeX", self.lanes(), limits.max_compute_workgroup_size_x),
-            ("maxComputeWorkgroupStorageSize", 16 * (weights + patches), limits.max_compute_workgroup_storage_size),
+            (
+                "maxComputeWorkgroupStorageSize",
+                16 * (weights + patches),
+                limits.max_compute_workgroup_storage_size,
+            ),
         ];
         for (limit_name, needed, limit) in checks {
             if needed > limit {
-                return Err(GpuError::Kernel { limit_name, needed: needed.into(), limit: limit.into() });
+                return Err(GpuError::Kernel {
+                    limit_name,
+                    needed: needed.into(),
+                    limit: limit.into(),
+                });
             }
         }
         Ok(())
@@ -115,7 +129,13 @@ impl Kernels {
     pub fn new(device: &Device, queue: &Queue) -> Kernels {
         let module = device.create_shader_module(wgpu::include_wgsl!("../shaders/conv.wgsl"));
         let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
-        let types = [wgpu::BufferBindingType::Uniform, storage(true), storage(true), storage(true), storage(false)];
+        let types = [
+            wgpu::BufferBindingType::Uniform,
+            storage(true),
+            storage(true),
+            storage(true),
+            storage(false),
+        ];
         let entries = types.iter().zip(0..).map(|(&ty, binding)| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: ShaderStages::COMPUTE,
@@ -131,7 +151,14 @@ impl Kernels {
             bind_group_layouts: &[Some(&bindings)],
             immediate_size: 0,
         });
-        Kernels { device: device.clone(), queue: queue.clone(), module, bindings, layout, pipelines: HashMap::new() }
+        Kernels {
+            device: device.clone(),
+            queue: queue.clone(),
+            module,
+            bindings,
+            layout,
+            pipelines: HashMap::new(),
+        }
     }
 
     fn pipeline(&mut self, tile: Tile, geometry: &Geometry) -> ComputePipeline {
@@ -178,7 +205,9 @@ impl Conv {
         tile.check(&kernels.device.limits())?;
         let pipeline = kernels.pipeline(tile, geometry);
         let (device, queue) = (kernels.device.clone(), kernels.queue.clone());
-        let buffer = |values: &[f32]| upload(&device, &queue, BufferUsages::STORAGE, bytemuck::cast_slice(values));
+        let buffer = |values: &[f32]| {
+            upload(&device, &queue, BufferUsages::STORAGE, bytemuck::cast_slice(values))
+        };
         let channels = geometry.out_channels.next_multiple_of(tile.channels());
         let mut padded_bias = bias.to_vec();
         padded_bias.resize(channels, 0.0);
@@ -216,11 +245,15 @@ impl Conv {
                 work: columns * tile_work,
             }
         };
-        (0..output.area() as u32).step_by((tiles * u64::from(pixels)) as usize).map(window).collect()
+        (0..output.area() as u32)
+            .step_by((tiles * u64::from(pixels)) as usize)
+            .map(window)
+            .collect()
     }
 
     fn bind(&self, shape: Shape, x: &Buffer, y: &Buffer) -> BindGroup {
-        let uniform = upload(&self.device, &self.queue, BufferUsages::UNIFORM, bytemuck::bytes_of(&shape));
+        let uniform =
+            upload(&self.device, &self.queue, BufferUsages::UNIFORM, bytemuck::bytes_of(&shape));
         let buffers = [&uniform, x, &self.weight, &self.bias, y];
         let entries = buffers.iter().zip(0..).map(|(buffer, binding)| wgpu::BindGroupEntry {
             binding,

@@ -58,15 +58,30 @@ impl GpuNet {
         let queue = context.queue().ok_or_else(missing)?.clone();
         let convs = guarded(&device, || {
             let mut kernels = Kernels::new(&device, &queue);
-            let conv = |stage: &crate::Stage| Conv::new(&mut kernels, &stage.geometry, &stage.weight, &stage.bias);
+            let conv = |stage: &crate::Stage| {
+                Conv::new(&mut kernels, &stage.geometry, &stage.weight, &stage.bias)
+            };
             net.stages().iter().map(conv).collect::<Result<Vec<_>, _>>()
         });
         let convs = convs.await??;
-        let norms = net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
-        Ok(GpuNet { context: context.clone(), device, queue, net: net.clone(), convs, norms, fitted: None })
+        let norms =
+            net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
+        Ok(GpuNet {
+            context: context.clone(),
+            device,
+            queue,
+            net: net.clone(),
+            convs,
+            norms,
+            fitted: None,
+        })
     }
 
-    pub async fn run(&mut self, input: &Planes, progress: impl FnMut(Progress)) -> Result<Planes, Error> {
+    pub async fn run(
+        &mut self,
+        input: &Planes,
+        progress: impl FnMut(Progress),
+    ) -> Result<Planes, Error> {
         let fitted = match self.fitted.take() {
             Some(fitted) if fitted.picture == input.size => fitted,
             // The old buffers are dropped before the new ones are made.
@@ -104,9 +119,15 @@ impl GpuNet {
         let mut stages = Vec::new();
         for ((at, windows), stage) in plan.stages.iter().zip(windows).zip(self.net.stages()) {
             let shape = [1, stage.geometry.out_channels, at.sizes.1.height, at.sizes.1.width];
-            let tensor = |slot: usize| Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape);
+            let tensor =
+                |slot: usize| Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape);
             let addend = at.addend.map(tensor).transpose()?;
-            stages.push(FittedStage { windows, convolved: tensor(at.convolved)?, normalized: tensor(at.output)?, addend });
+            stages.push(FittedStage {
+                windows,
+                convolved: tensor(at.convolved)?,
+                normalized: tensor(at.output)?,
+                addend,
+            });
         }
         let last = plan.stages.last().expect("the network has stages");
         let output_size = last.sizes.1;
@@ -122,7 +143,8 @@ impl GpuNet {
             ("maxStorageBufferBindingSize", limits.max_storage_buffer_binding_size),
             ("maxBufferSize", limits.max_buffer_size),
         ];
-        let (limit_name, limit) = named.into_iter().min_by_key(|named| named.1).expect("two limits");
+        let (limit_name, limit) =
+            named.into_iter().min_by_key(|named| named.1).expect("two limits");
         let needed = plan.largest();
         if needed <= limit {
             return Ok(());
@@ -133,7 +155,11 @@ impl GpuNet {
 
     /// Records and submits stage after stage. While one submission runs the next is recorded; `progress` hears of those
     /// that are finished.
-    async fn submit(&self, fitted: &Fitted, mut progress: impl FnMut(Progress)) -> Result<(), Error> {
+    async fn submit(
+        &self,
+        fitted: &Fitted,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<(), Error> {
         let total = fitted.stages.len();
         let mut chunk = Chunk::new(&self.device);
         let mut running: VecDeque<(Ticket, Option<usize>)> = VecDeque::new();
@@ -155,7 +181,11 @@ impl GpuNet {
                     let (ticket, stage) = running.pop_front().expect("it is not empty");
                     ticket.finished(&self.device).await?;
                     if let Some(stage) = stage {
-                        progress(Progress { stage: self.net.stages()[stage].name, done: stage + 1, total });
+                        progress(Progress {
+                            stage: self.net.stages()[stage].name,
+                            done: stage + 1,
+                            total,
+                        });
                     }
                 }
             }
@@ -187,8 +217,10 @@ struct Chunk {
 
 impl Chunk {
     fn new(device: &Device) -> Chunk {
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("stylize") });
-        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime();
+        let mut encoder = device
+            .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("stylize") });
+        let pass =
+            encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()).forget_lifetime();
         Chunk { encoder, pass, work: 0 }
     }
 

@@ -40,7 +40,13 @@ impl SlotPlan {
                 Finish::Nothing => convolved,
                 _ => plan.take(values, &[Some(convolved), kept]),
             };
-            plan.stages.push(StageSlots { input, convolved, output, addend, sizes: (size, output_size) });
+            plan.stages.push(StageSlots {
+                input,
+                convolved,
+                output,
+                addend,
+                sizes: (size, output_size),
+            });
             block_input = opens_block.then_some(input);
             (input, size) = (output, output_size);
         }
@@ -76,7 +82,11 @@ pub(super) fn longest_side_within(net: &TransformerNet, picture: Size, limit: u6
     let (mut fits, mut exceeds) = (0, longer + 1);
     while exceeds - fits > 1 {
         let side = (fits + exceeds) / 2;
-        if SlotPlan::new(net, scaled(side)).largest() <= limit { fits = side } else { exceeds = side }
+        if SlotPlan::new(net, scaled(side)).largest() <= limit {
+            fits = side
+        } else {
+            exceeds = side
+        }
     }
     fits
 }
@@ -95,7 +105,11 @@ mod tests {
             let mut held = vec![usize::MAX; plan.capacity.len()];
             held[0] = 0;
             for (index, (slots, stage)) in plan.stages.iter().zip(net.stages()).enumerate() {
-                assert_eq!(held[slots.input], index, "{}: reads what the stage before wrote", stage.name);
+                assert_eq!(
+                    held[slots.input], index,
+                    "{}: reads what the stage before wrote",
+                    stage.name
+                );
                 assert_ne!(slots.convolved, slots.input);
                 held[slots.convolved] = usize::MAX;
                 if let Some(addend) = slots.addend {
@@ -106,7 +120,10 @@ mod tests {
                 assert_eq!(slots.output == slots.convolved, stage.finish == Finish::Nothing);
                 held[slots.output] = index + 1;
                 let values = (stage.geometry.out_channels * slots.sizes.1.area()) as u64;
-                assert!(plan.capacity[slots.output] >= values && plan.capacity[slots.convolved] >= values);
+                assert!(
+                    plan.capacity[slots.output] >= values
+                        && plan.capacity[slots.convolved] >= values
+                );
             }
         }
     }
