@@ -46,17 +46,25 @@ fn along(strides: vec4<u32>, group: u32) -> u32 {
   return (group / task.extent.y) * strides.x + (group % task.extent.y) * strides.y;
 }
 
-// Moments of a set of values: (count, mean, residual of the mean, sum of squared deviations). The mean is kept
-// as two floats: at mean 1e6 one float alone is off by 3e-2. The set of nothing is all zeros.
+// Moments of a set of values: (count, mean, residual of the mean, sum of squared deviations). The mean is the sum of
+// two floats: at mean 1e6 one float alone is off by 3e-2. The set of nothing is all zeros.
 fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
   // "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", STAN-CS-79-773. Counts merge as
   // a·(b/n), never as a product of integers.
   let n = a.x + b.x;
   let share = b.x / max(n, 1.0);
   let delta = (b.y - a.y) + (b.z - a.z);
-  let step = a.z + delta * share;
-  let mean = a.y + step;
-  let both = vec4(n, mean, step - (mean - a.y), a.w + b.w + delta * delta * (a.x * share));
+  // The merged mean as a residual from either side's first float; the nearer one loses less. A two-sum of both
+  // floats would do too, but drivers may simplify (a + s) - a to s (Mesa does).
+  let from_a = a.z + delta * share;
+  let from_b = b.z - delta * (1.0 - share);
+  let near_a = abs(from_a) <= abs(from_b);
+  let both = vec4(
+    n,
+    select(b.y, a.y, near_a),
+    select(from_b, from_a, near_a),
+    a.w + b.w + delta * delta * (a.x * share),
+  );
   return select(select(both, b, a.x == 0.0), a, b.x == 0.0);
 }
 

@@ -1,8 +1,8 @@
 //! Where the work is done: a GPU that we open, the application's GPU, or the host.
 
+use crate::OpenError;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
-use crate::OpenError;
 use std::{fmt, sync::Arc};
 
 /// The two ways a layer can run.

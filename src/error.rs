@@ -218,7 +218,9 @@ pub enum PlanError {
 #[non_exhaustive]
 pub enum OpenError {
     /// The crate or wgpu was compiled without any GPU back end.
-    #[error("no GPU back end is compiled in; enable one of wgnorm's features vulkan, metal, dx12, gles, webgpu")]
+    #[error(
+        "no GPU back end is compiled in; enable one of wgnorm's features vulkan, metal, dx12, gles, webgpu"
+    )]
     NoBackend,
     /// No adapter answered.
     #[error("no adapter found ({reason})")]

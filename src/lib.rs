@@ -75,8 +75,6 @@ pub use layers::{
     Affine, Epilogue, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, InstanceNormConfig,
     InstanceNormNd, NormLayer, OneValue, Parameters,
 };
-pub use problem::{
-    Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource,
-};
+pub use problem::{Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
 pub use tensor::{DType, MemoryOrder, Shape, Tensor, TensorDesc};
 pub use view::View;

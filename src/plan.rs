@@ -2,7 +2,7 @@
 //!
 //! Every performance decision of the GPU path is taken here; layers and shaders see none of them.
 
-use crate::problem::{Momentum, Problem, StatSource};
+use crate::problem::{Momentum, Problem, RunningUpdate, StatSource};
 use crate::{Estimator, PlanError, View};
 
 /// Lanes of a workgroup. 256 is what every WebGPU device offers; devices with fewer get fewer.
@@ -64,6 +64,8 @@ pub enum Kernel {
     Apply,
     /// Moves running statistics towards the batch's.
     UpdateRunning,
+    /// Counts a training step.
+    CountStep,
 }
 
 /// How elements are loaded and stored; each is a WGSL file with the same function names.
@@ -76,7 +78,7 @@ pub enum Access {
 }
 
 /// Values of the pipeline-overridable constants of a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Overrides {
     /// Invocations in a workgroup, a power of two.
     pub wg: u32,
@@ -202,7 +204,9 @@ impl Planner<'_> {
                 self.windows(Kernel::Apply, &slicing, &mut stages)?;
                 slicing
             }
-            StatSource::Batch if len <= self.wg * TILE_MAX * 4 && u64::from(len) <= self.window() => {
+            StatSource::Batch
+                if len <= self.wg * TILE_MAX * 4 && u64::from(len) <= self.window() =>
+            {
                 let slicing = self.whole_groups();
                 self.windows(Kernel::NormRow, &slicing, &mut stages)?;
                 slicing
@@ -214,8 +218,8 @@ impl Planner<'_> {
                 slicing
             }
         };
-        if self.problem.update.is_some() {
-            stages.push(self.update(&slicing));
+        if let Some(update) = &self.problem.update {
+            self.update(update, &slicing, &mut stages)?;
         }
         let keeps = stages.iter().any(|s| s.kernel == Kernel::StatsRow || s.overrides.save);
         let moments = u64::from(self.problem.view.groups()) * u64::from(slicing.slices);
@@ -287,7 +291,12 @@ impl Planner<'_> {
                     let start = first * slicing.slice_len;
                     let end = ((first + count).saturating_mul(slicing.slice_len)).min(len);
                     let window = Window { first: group * len + start, len: end - start };
-                    stages.push(self.stage(kernel, slicing, [group, first, count, count], window)?);
+                    stages.push(self.stage(
+                        kernel,
+                        slicing,
+                        [group, first, count, count],
+                        window,
+                    )?);
                 }
             }
         }
@@ -321,8 +330,7 @@ impl Planner<'_> {
             bias: problem.bias && !reads_only,
             addend: problem.addend && !reads_only,
             activation: if reads_only { 0 } else { problem.activation as u32 },
-            cumulative: false,
-            unbiased: false,
+            ..Overrides::default()
         };
         let workgroups = self.grid(span[3].div_ceil(slicing.rows))?;
         let access = if aligned { Access::F32x4 } else { Access::F32x1 };
@@ -330,36 +338,49 @@ impl Planner<'_> {
         Ok(Stage { kernel, access, overrides, task, window, workgroups })
     }
 
-    /// One workgroup over all channels: the count must be read by all before one writes it, and
-    /// barriers do not reach across workgroups.
-    fn update(&self, slicing: &Slicing) -> Stage {
-        let update = self.problem.update.expect("update is planned only where there is one");
+    /// A row of lanes per channel, as many lanes as there are samples to share out.
+    fn update(
+        &self,
+        update: &RunningUpdate,
+        slicing: &Slicing,
+        stages: &mut Vec<Stage>,
+    ) -> Result<(), PlanError> {
+        let [samples, channels, ..] = self.problem.view.extent;
+        let lanes = samples.next_power_of_two().min(self.wg);
+        let cumulative = update.momentum == Momentum::Cumulative;
         let overrides = Overrides {
             wg: self.wg,
-            rows: 1,
-            tile: 1,
-            running: false,
-            save: false,
-            weight: false,
-            bias: false,
-            addend: false,
-            activation: 0,
-            cumulative: update.momentum == Momentum::Cumulative,
+            rows: self.wg / lanes,
+            cumulative,
             unbiased: update.estimator == Estimator::Unbiased,
+            ..Overrides::default()
         };
-        Stage {
+        let stage = Stage {
             kernel: Kernel::UpdateRunning,
             access: Access::F32x1,
             overrides,
-            task: self.task(slicing, [0, 0, slicing.slices, 0], [0; 4]),
+            task: self.task(slicing, [0; 4], [0; 4]),
             window: Window { first: 0, len: 0 },
+            workgroups: self.grid(channels.div_ceil(overrides.rows))?,
+        };
+        let count = Stage {
+            kernel: Kernel::CountStep,
+            overrides: Overrides::default(),
             workgroups: [1, 1, 1],
+            ..stage.clone()
+        };
+        stages.push(stage);
+        if cumulative {
+            stages.push(count);
         }
+        Ok(())
     }
 
     fn task(&self, slicing: &Slicing, span: [u32; 4], base: [u32; 4]) -> Task {
         let view = self.problem.view;
-        let shift = |offset| binding_shift(offset, &Window { first: 0, len: 0 }, self.caps.offset_alignment);
+        let shift = |offset| {
+            binding_shift(offset, &Window { first: 0, len: 0 }, self.caps.offset_alignment)
+        };
         let momentum = match self.problem.update.map(|u| u.momentum) {
             Some(Momentum::Factor(factor)) => factor,
             _ => 0.0,

@@ -1,11 +1,6 @@
 //! A plan and its operands become pipelines, bind groups and dispatches.
 
-use super::{
-    Gpu,
-    kernels::Role,
-    memory::GpuData,
-    pipelines::PipelineKey,
-};
+use super::{Gpu, kernels::Role, memory::GpuData, pipelines::PipelineKey};
 use crate::plan::{Offsets, Plan, Stage, Window, binding_range};
 use crate::{Error, OperandError, Problem};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -165,12 +160,14 @@ impl Gpu {
         for stage in &plan.stages {
             let (pipeline, layout) = self.pipelines.get(&self.device, PipelineKey::from(stage))?;
             let task = self.task(&stage.task)?;
-            let mut entries = vec![wgpu::BindGroupEntry {
-                binding: Role::Task as u32,
-                resource: task.as_entire_binding(),
-            }];
+            let mut entries = Vec::new();
+            if stage.kernel.has_task() {
+                let resource = task.as_entire_binding();
+                entries.push(wgpu::BindGroupEntry { binding: Role::Task as u32, resource });
+            }
             for &(role, _) in stage.kernel.bindings() {
-                let resource = wgpu::BindingResource::Buffer(self.bind(role, stage, operands, &scratch));
+                let resource =
+                    wgpu::BindingResource::Buffer(self.bind(role, stage, operands, &scratch));
                 entries.push(wgpu::BindGroupEntry { binding: role as u32, resource });
             }
             let name = stage.kernel.entry_point();
@@ -195,11 +192,11 @@ impl Gpu {
         operands: &Operands<'a>,
         scratch: &'a wgpu::Buffer,
     ) -> wgpu::BufferBinding<'a> {
-        let whole = |buffer: &'a wgpu::Buffer| wgpu::BufferBinding { buffer, offset: 0, size: None };
+        let whole =
+            |buffer: &'a wgpu::Buffer| wgpu::BufferBinding { buffer, offset: 0, size: None };
         let absent = || whole(&self.absent);
         let part = |data: &'a GpuData, window: &Window| {
-            let (offset, size) =
-                binding_range(data.offset(), window, self.caps.offset_alignment);
+            let (offset, size) = binding_range(data.offset(), window, self.caps.offset_alignment);
             wgpu::BufferBinding {
                 buffer: data.buffer(),
                 offset,

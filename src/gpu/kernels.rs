@@ -22,8 +22,13 @@ use Role::*;
 
 impl Kernel {
     /// All kernels.
-    pub const ALL: [Kernel; 4] =
-        [Kernel::NormRow, Kernel::StatsRow, Kernel::Apply, Kernel::UpdateRunning];
+    pub const ALL: [Kernel; 5] = [
+        Kernel::NormRow,
+        Kernel::StatsRow,
+        Kernel::Apply,
+        Kernel::UpdateRunning,
+        Kernel::CountStep,
+    ];
 
     /// Name of the entry point, also the stem of the WGSL file.
     pub fn entry_point(self) -> &'static str {
@@ -32,10 +37,16 @@ impl Kernel {
             Kernel::StatsRow => "stats_row",
             Kernel::Apply => "apply",
             Kernel::UpdateRunning => "update_running",
+            Kernel::CountStep => "count_step",
         }
     }
 
-    /// Storage bindings, and whether each is written. Binding 0 is always the task, a uniform.
+    /// Whether the kernel reads the uniform task, at binding 0.
+    pub fn has_task(self) -> bool {
+        self != Kernel::CountStep
+    }
+
+    /// Storage bindings, and whether each is written.
     pub(crate) fn bindings(self) -> &'static [(Role, bool)] {
         match self {
             Kernel::NormRow => &[
@@ -56,7 +67,8 @@ impl Kernel {
                 (Moments, false),
                 (Running, false),
             ],
-            Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, true)],
+            Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
+            Kernel::CountStep => &[(Tracked, true)],
         }
     }
 
@@ -74,20 +86,19 @@ impl Kernel {
             }
             Kernel::StatsRow => &[prelude, elements, include_str!("../../shaders/stats_row.wgsl")],
             Kernel::Apply => &[prelude, elements, affine, include_str!("../../shaders/apply.wgsl")],
-            Kernel::UpdateRunning => {
-                &[prelude, include_str!("../../shaders/update_running.wgsl")]
-            }
+            Kernel::UpdateRunning => &[prelude, include_str!("../../shaders/update_running.wgsl")],
+            Kernel::CountStep => &[include_str!("../../shaders/count_step.wgsl")],
         };
         files.concat()
     }
 
     /// The constants of this kernel. Only those it declares: an unknown name is an error.
     pub fn constants(self, o: &Overrides) -> Vec<(&'static str, f64)> {
-        let flag = |on: bool| f64::from(u8::from(on));
-        let mut constants = vec![("WG", f64::from(o.wg))];
-        if self != Kernel::UpdateRunning {
-            constants.push(("ROWS", f64::from(o.rows)));
+        if self == Kernel::CountStep {
+            return Vec::new();
         }
+        let flag = |on: bool| f64::from(u8::from(on));
+        let mut constants = vec![("WG", f64::from(o.wg)), ("ROWS", f64::from(o.rows))];
         if matches!(self, Kernel::NormRow | Kernel::Apply) {
             constants.extend([
                 ("WEIGHT", flag(o.weight)),
@@ -100,18 +111,16 @@ impl Kernel {
             Kernel::NormRow => {
                 constants.extend([("TILE", f64::from(o.tile)), ("SAVE", flag(o.save))]);
             }
-            Kernel::StatsRow => {}
+            Kernel::StatsRow | Kernel::CountStep => {}
             Kernel::Apply => constants.push(("RUNNING", flag(o.running))),
-            Kernel::UpdateRunning => constants.extend([
-                ("CUMULATIVE", flag(o.cumulative)),
-                ("UNBIASED", flag(o.unbiased)),
-            ]),
+            Kernel::UpdateRunning => constants
+                .extend([("CUMULATIVE", flag(o.cumulative)), ("UNBIASED", flag(o.unbiased))]),
         }
         constants
     }
 
     /// Bytes of workgroup memory: one vec4 per lane where the row reductions are used.
     pub fn shared_bytes(self, wg: u32) -> u32 {
-        if self == Kernel::UpdateRunning { 0 } else { wg * 16 }
+        if self == Kernel::CountStep { 0 } else { wg * 16 }
     }
 }

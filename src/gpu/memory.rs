@@ -192,9 +192,9 @@ impl Gpu {
     ) -> Result<wgpu::SubmissionIndex, Error> {
         let device = &self.device;
         let result = device.scoped(what, 0, || {
-            let mut encoder = device.wgpu().create_command_encoder(
-                &wgpu::CommandEncoderDescriptor { label: Some("wgnorm") },
-            );
+            let mut encoder = device
+                .wgpu()
+                .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgnorm") });
             record(&mut encoder).map(|()| device.queue().submit([encoder.finish()]))
         });
         result.map_err(Error::from)?

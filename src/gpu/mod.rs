@@ -11,9 +11,9 @@ mod open;
 mod pipelines;
 mod readback;
 
+pub use encode::Recorder;
 pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
-pub use encode::Recorder;
 pub(crate) use open::open;
 
 use crate::plan::{Caps, Task};
@@ -121,7 +121,8 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
     let need = |limit_name, got: u64, needed: u64| {
         if got < needed { Err(OpenError::Limits { limit_name, needed, got }) } else { Ok(()) }
     };
-    let lanes = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
+    let lanes =
+        limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x);
     need("max_compute_invocations_per_workgroup", lanes.into(), 1)?;
     let storage_buffers = limits.max_storage_buffers_per_shader_stage;
     need("max_storage_buffers_per_shader_stage", storage_buffers.into(), STORAGE_BUFFERS.into())?;
@@ -129,7 +130,11 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
     need("max_compute_workgroup_storage_size", shared.into(), 16)?;
     // Below a few hundred elements a window is all overhead.
     need("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 1 << 12)?;
-    need("max_compute_workgroups_per_dimension", limits.max_compute_workgroups_per_dimension.into(), 1)?;
+    need(
+        "max_compute_workgroups_per_dimension",
+        limits.max_compute_workgroups_per_dimension.into(),
+        1,
+    )?;
     Ok(Caps {
         // One vec4 of workgroup memory a lane.
         lanes: lanes.min(shared / 16),

@@ -1,9 +1,6 @@
 //! Pipelines: one compile per key for the life of a context.
 
-use super::{
-    device::Device,
-    kernels::Role,
-};
+use super::{device::Device, kernels::Role};
 use crate::RunError;
 use crate::plan::{Access, Kernel, Overrides, Stage};
 use std::{
@@ -90,31 +87,31 @@ impl PipelineCache {
     }
 }
 
-fn create_layout(
-    device: &Device,
-    kernel: Kernel,
-) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
+fn create_layout(device: &Device, kernel: Kernel) -> (wgpu::BindGroupLayout, wgpu::PipelineLayout) {
     let buffer = |binding: Role, ty| wgpu::BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: wgpu::ShaderStages::COMPUTE,
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let mut entries = vec![buffer(Role::Task, wgpu::BufferBindingType::Uniform)];
+    let mut entries = Vec::new();
+    if kernel.has_task() {
+        entries.push(buffer(Role::Task, wgpu::BufferBindingType::Uniform));
+    }
     for &(role, written) in kernel.bindings() {
         entries.push(buffer(role, wgpu::BufferBindingType::Storage { read_only: !written }));
     }
     let name = Some(kernel.entry_point());
     device.count();
-    let layout = device
-        .wgpu()
-        .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: name, entries: &entries });
+    let layout = device.wgpu().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        label: name,
+        entries: &entries,
+    });
     device.count();
-    let pipeline_layout =
-        device.wgpu().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: name,
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
+    let pipeline_layout = device.wgpu().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: name,
+        bind_group_layouts: &[Some(&layout)],
+        immediate_size: 0,
+    });
     (layout, pipeline_layout)
 }

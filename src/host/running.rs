@@ -1,8 +1,8 @@
 //! Running statistics on the host, twin of `shaders/update_running.wgsl`.
 
 use super::stats::Moments;
-use crate::problem::{Estimator, Momentum, RunningUpdate};
 use crate::View;
+use crate::problem::{Estimator, Momentum, RunningUpdate};
 use std::sync::{Mutex, PoisonError};
 
 /// Running statistics of a layer.

@@ -101,8 +101,7 @@ impl<const D: usize> InstanceNormConfig<D> {
             return Err(ConfigError::Momentum { layer, got }.into());
         }
         let tracks = self.track_running_stats;
-        let parameters =
-            Parameters::new(layer, context, self.num_features, self.affine, tracks)?;
+        let parameters = Parameters::new(layer, context, self.num_features, self.affine, tracks)?;
         Ok(InstanceNormNd { config: self, parameters })
     }
 }
@@ -246,8 +245,10 @@ impl<const D: usize> NormLayer for InstanceNormNd<D> {
             bias: config.affine.has_bias(),
             addend: false,
             activation: Activation::None,
-            update: moves
-                .then_some(RunningUpdate { momentum: config.momentum, estimator: config.estimator }),
+            update: moves.then_some(RunningUpdate {
+                momentum: config.momentum,
+                estimator: config.estimator,
+            }),
         })
     }
 

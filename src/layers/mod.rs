@@ -17,14 +17,14 @@ pub use instance_norm::{
 };
 pub use params::{Affine, Parameters};
 
+use crate::problem::{Activation, Mode, Problem};
+use crate::tensor::TensorDesc;
+use crate::{Context, Error, ShapeError, Tensor, host};
 #[cfg(feature = "gpu")]
 use crate::{
     OperandError,
     gpu::{self, Recorder},
 };
-use crate::problem::{Activation, Mode, Problem};
-use crate::tensor::TensorDesc;
-use crate::{Context, Error, ShapeError, Tensor, host};
 
 /// What happens to a normalized value before it is written: `act(value + addend)`, in the same pass
 /// over memory.

@@ -49,7 +49,10 @@ enum Running {
     Host(Mutex<HostRunning>),
     /// `running_mean` then `running_var` in one buffer, and the count of steps in another.
     #[cfg(feature = "gpu")]
-    Gpu { stats: wgpu::Buffer, tracked: wgpu::Buffer },
+    Gpu {
+        stats: wgpu::Buffer,
+        tracked: wgpu::Buffer,
+    },
 }
 
 impl Parameters {
@@ -61,9 +64,8 @@ impl Parameters {
         affine: Affine,
         tracks: bool,
     ) -> Result<Self, Error> {
-        let constant = |value: f32| {
-            Tensor::from_vec([channels], vec![value; channels])?.to_context(context)
-        };
+        let constant =
+            |value: f32| Tensor::from_vec([channels], vec![value; channels])?.to_context(context);
         let running = if tracks {
             Some(Running::new(context, &vec![0.0; channels], &vec![1.0; channels], 0)?)
         } else {

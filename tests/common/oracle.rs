@@ -40,7 +40,8 @@ impl InstanceNorm<'_> {
                 for i in 0..self.s {
                     let at = (n * self.c + c) * self.s + i;
                     let distance = f64::from(x[at]) - mean;
-                    let xhat = if distance == 0.0 { 0.0 } else { distance / (var + self.eps).sqrt() };
+                    let xhat =
+                        if distance == 0.0 { 0.0 } else { distance / (var + self.eps).sqrt() };
                     let mut v = xhat * self.weight.map_or(1.0, |w| f64::from(w[c]))
                         + self.bias.map_or(0.0, |b| f64::from(b[c]))
                         + self.addend.map_or(0.0, |a| f64::from(a[at]));

@@ -25,17 +25,17 @@ struct Tile {
 }
 
 impl Tile {
-    /// As many channels as there are, up to 64; then pixels until a workgroup has 64 lanes or more.
+    /// 64 lanes of 8 x 8 outputs each: as many channels as there are, up to 64, and pixels for the rest. (On a software
+    /// GPU this was the fastest of the tiles with 64 to 256 lanes of 4 x 4, 8 x 4 and 8 x 8.)
     fn of(geometry: &Geometry) -> Tile {
         match geometry.out_channels {
-            // 4 x 256: the last stage has three channels, and lanes without a channel would multiply for nothing.
-            ..=4 => Tile { lanes_o: 1, lanes_p: 64, blocks: 1, step: 8 },
-            // 8 x 256, 16 x 128, 32 x 64.
-            ..=8 => Tile { lanes_o: 1, lanes_p: 64, blocks: 2, step: 8 },
-            ..=16 => Tile { lanes_o: 2, lanes_p: 32, blocks: 2, step: 16 },
+            // 4 x 512: the last stage has three channels, and lanes without a channel would multiply for nothing.
+            ..=4 => Tile { lanes_o: 1, lanes_p: 64, blocks: 1, step: 4 },
+            // 8 x 512, 16 x 256, 32 x 128, 64 x 64; the steps that 8 to 10 KiB of workgroup memory hold.
+            ..=8 => Tile { lanes_o: 1, lanes_p: 64, blocks: 2, step: 4 },
+            ..=16 => Tile { lanes_o: 2, lanes_p: 32, blocks: 2, step: 8 },
             ..=32 => Tile { lanes_o: 4, lanes_p: 16, blocks: 2, step: 16 },
-            // 64 x 64 with 128 lanes.
-            _ => Tile { lanes_o: 8, lanes_p: 16, blocks: 2, step: 16 },
+            _ => Tile { lanes_o: 8, lanes_p: 8, blocks: 2, step: 16 },
         }
     }
 
@@ -48,12 +48,12 @@ impl Tile {
     }
 
     fn pixels(self) -> u32 {
-        4 * self.lanes_p
+        8 * self.lanes_p
     }
 
     /// Vectors of four in workgroup memory: weights, patches.
     fn shared(self) -> (u32, u32) {
-        (self.step * self.lanes_o * self.blocks, self.step * self.lanes_p)
+        (self.step * self.lanes_o * self.blocks, 2 * self.step * self.lanes_p)
     }
 
     /// wgpu does not check these after overrides are applied (its issue 8946), so we do.
@@ -220,10 +220,15 @@ impl Conv {
     /// The convolution for an input of `size` that lies in `x`, its output going to `y`. Call within
     /// [`super::device::guarded`].
     pub fn prepare(&self, size: Size, x: &Buffer, y: &Buffer) -> Vec<Window> {
+        self.prepare_windows(size, x, y, WINDOW_WORK)
+    }
+
+    /// Cut into windows of about `work` multiplications, at least a tile wide.
+    fn prepare_windows(&self, size: Size, x: &Buffer, y: &Buffer, work: u64) -> Vec<Window> {
         let output = self.geometry.output(size);
         let pixels = self.tile.pixels();
         let tile_work = self.geometry.work(Size::new(1, pixels as usize));
-        let tiles = (WINDOW_WORK / tile_work).clamp(1, MAX_GRID);
+        let tiles = (work / tile_work).clamp(1, MAX_GRID);
         let window = |first_pixel: u32| {
             let left = output.area() as u64 - u64::from(first_pixel);
             let columns = left.div_ceil(pixels.into()).min(tiles);
@@ -307,4 +312,100 @@ fn pack(weight: &[f32], geometry: &Geometry, channels: usize, step: usize) -> Ve
         }
     }
     packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::device::guarded;
+    use crate::testing::{CONVOLUTIONS, Case, assert_close, textbook};
+    use wgnorm::{Context, ContextOptions, Preference, Tensor};
+
+    /// Any adapter, software included; `None`, loudly, where there is none.
+    fn gpu() -> Option<Context> {
+        let options = ContextOptions {
+            preference: Preference::Gpu,
+            allow_software: true,
+            ..Default::default()
+        };
+        match Context::open_with_blocking(&options) {
+            Ok(context) => Some(context),
+            Err(error) => {
+                let required = std::env::var_os("WGNORM_REQUIRE_GPU").is_some_and(|v| v == "1");
+                assert!(!required, "WGNORM_REQUIRE_GPU is set, but {error}");
+                println!("SKIPPED: no adapter: {error}");
+                None
+            }
+        }
+    }
+
+    /// Runs windows of at most `work` multiplications.
+    fn convolve(context: &Context, case: &Case, work: u64) -> (Vec<f32>, usize) {
+        let (device, queue) = (context.device().unwrap(), context.queue().unwrap());
+        let output = case.geometry.output(case.size);
+        let shape = [case.geometry.out_channels, output.height, output.width];
+        let x = Tensor::from_slice([case.x.len()], &case.x).unwrap().to_context(context).unwrap();
+        let y = Tensor::zeros(context, shape).unwrap();
+        let recorded = guarded(device, || {
+            let mut kernels = Kernels::new(device, queue);
+            let conv = Conv::new(&mut kernels, &case.geometry, &case.weight, &case.bias).unwrap();
+            let (x, y) = (x.buffer().unwrap(), y.buffer().unwrap());
+            assert_eq!((x.1, y.1), (0, 0), "whole buffers are bound");
+            let windows = conv.prepare_windows(case.size, x.0, y.0, work);
+            let mut encoder = device.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            windows.iter().for_each(|window| window.record(&mut pass));
+            drop(pass);
+            queue.submit([encoder.finish()]);
+            windows.len()
+        });
+        let windows = pollster::block_on(recorded).unwrap();
+        (y.to_vec_blocking().unwrap(), windows)
+    }
+
+    #[test]
+    fn convolutions_agree_with_the_textbook() {
+        let Some(context) = gpu() else { return };
+        for (geometry, size) in CONVOLUTIONS {
+            let case = Case::new(geometry, size);
+            let (y, _) = convolve(&context, &case, WINDOW_WORK);
+            assert_close(&y, &textbook(&case), &format!("{geometry:?} on {size}"));
+        }
+    }
+
+    #[test]
+    fn a_convolution_in_many_windows_is_the_same() {
+        let Some(context) = gpu() else { return };
+        let geometry =
+            Geometry { in_channels: 5, out_channels: 70, kernel: 3, stride: 1, upsample: 2 };
+        let case = Case::new(geometry, Size::new(13, 17));
+        // 884 pixels in tiles of 64: 14 windows of one tile each.
+        let (y, windows) = convolve(&context, &case, 1);
+        assert_eq!(windows, 14);
+        assert_close(&y, &textbook(&case), "in windows");
+    }
+
+    #[test]
+    fn every_tile_is_within_the_limits_that_each_webgpu_device_has() {
+        for out_channels in [1, 3, 5, 8, 12, 16, 24, 32, 64, 128, 1000] {
+            let geometry =
+                Geometry { in_channels: 8, out_channels, kernel: 3, stride: 1, upsample: 1 };
+            let tile = Tile::of(&geometry);
+            tile.check(&wgpu::Limits::default()).unwrap();
+            assert_eq!(tile.step % tile.lanes_o, 0, "lanes share the rows of a step evenly");
+        }
+    }
+
+    #[test]
+    fn a_device_below_the_limits_is_refused_with_both_numbers() {
+        let geometry =
+            Geometry { in_channels: 8, out_channels: 64, kernel: 3, stride: 1, upsample: 1 };
+        let limits =
+            wgpu::Limits { max_compute_workgroup_storage_size: 4096, ..Default::default() };
+        let message = Tile::of(&geometry).check(&limits).unwrap_err().to_string();
+        assert!(
+            message.contains("maxComputeWorkgroupStorageSize 8192") && message.contains("4096"),
+            "{message}"
+        );
+    }
 }
