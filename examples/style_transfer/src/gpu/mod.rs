@@ -97,7 +97,7 @@ impl GpuNet {
 
     async fn prepare(&self, picture: Size) -> Result<Fitted, Error> {
         let plan = SlotPlan::new(&self.net, picture);
-        self.check(&plan, picture)?;
+        check(&self.net, &plan, picture, &self.device.limits())?;
         let made = guarded(&self.device, || {
             let slots = plan.capacity.iter().map(|&values| {
                 self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -134,23 +134,6 @@ impl GpuNet {
         let shape = [3, output_size.height, output_size.width];
         let output = Tensor::from_buffer(&self.context, slots[last.output].clone(), 0, shape)?;
         Ok(Fitted { picture, input: slots[0].clone(), stages, output, output_size })
-    }
-
-    /// Refuses pictures whose activations exceed the device's limits, before anything is allocated.
-    fn check(&self, plan: &SlotPlan, picture: Size) -> Result<(), GpuError> {
-        let limits = self.device.limits();
-        let named = [
-            ("maxStorageBufferBindingSize", limits.max_storage_buffer_binding_size),
-            ("maxBufferSize", limits.max_buffer_size),
-        ];
-        let (limit_name, limit) =
-            named.into_iter().min_by_key(|named| named.1).expect("two limits");
-        let needed = plan.largest();
-        if needed <= limit {
-            return Ok(());
-        }
-        let suggestion = slots::longest_side_within(&self.net, picture, limit);
-        Err(GpuError::TooLarge { size: picture, needed, limit_name, limit, suggestion })
     }
 
     /// Records and submits stage after stage. While one submission runs the next is recorded; `progress` hears of those
@@ -208,6 +191,28 @@ impl GpuNet {
     }
 }
 
+/// Refuses pictures whose activations exceed the device's limits, before anything is allocated.
+fn check(
+    net: &TransformerNet,
+    plan: &SlotPlan,
+    picture: Size,
+    limits: &wgpu::Limits,
+) -> Result<(), GpuError> {
+    let named = [
+        ("maxStorageBufferBindingSize", limits.max_storage_buffer_binding_size),
+        ("maxBufferSize", limits.max_buffer_size),
+        // Ours: the kernel counts elements of four bytes in 31 bits.
+        ("largest addressable size", 1 << 33),
+    ];
+    let (limit_name, limit) = named.into_iter().min_by_key(|named| named.1).expect("three limits");
+    let needed = plan.largest();
+    if needed <= limit {
+        return Ok(());
+    }
+    let suggestion = slots::longest_side_within(net, picture, limit);
+    Err(GpuError::TooLarge { size: picture, needed, limit_name, limit, suggestion })
+}
+
 /// Commands that are submitted together.
 struct Chunk {
     encoder: wgpu::CommandEncoder,
@@ -227,5 +232,29 @@ impl Chunk {
     fn submit(self, queue: &Queue) -> Ticket {
         drop(self.pass); // ends it: an open pass locks its encoder
         Ticket::submit(queue, self.encoder.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::styles::STYLES;
+
+    #[test]
+    fn a_picture_beyond_the_limits_is_refused_with_both_numbers_and_the_way_out() {
+        let net = STYLES[0].net().unwrap();
+        let limits = wgpu::Limits::default();
+        let tried = |height, width| {
+            let picture = Size::new(height, width);
+            check(&net, &SlotPlan::new(&net, picture), picture, &limits)
+        };
+        // 16 channels of four bytes: 128 MiB are 2^21 pixels.
+        assert!(tried(1024, 2048).is_ok());
+        let message = tried(1500, 3000).unwrap_err().to_string();
+        for expected in
+            ["3000x1500", "288000000", "maxStorageBufferBindingSize is 134217728", "--size 2048"]
+        {
+            assert!(message.contains(expected), "{expected:?} is not in {message}");
+        }
     }
 }
