@@ -1,7 +1,7 @@
 //! One small enum per phase, each with only what that phase can return. Variants carry data;
 //! messages give the name of the thing, both numbers and, where there is one, the way out.
 
-use crate::tensor::Shape;
+use crate::desc::Shape;
 use thiserror::Error;
 
 /// A setting that no layer can be built from. Returned by constructors.

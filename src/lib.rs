@@ -55,6 +55,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod desc;
 mod error;
 #[cfg(feature = "gpu")]
 mod gpu;
@@ -66,6 +67,7 @@ mod tensor;
 mod view;
 
 pub use context::{Backend, Context, ContextOptions, Preference};
+pub use desc::{DType, MemoryOrder, Shape, TensorDesc};
 pub use error::{
     ConfigError, Error, OpenError, OperandError, PlanError, RunError, ShapeError, StateError,
 };
@@ -76,5 +78,10 @@ pub use layers::{
     InstanceNormNd, NormLayer, OneValue, Parameters,
 };
 pub use problem::{Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
-pub use tensor::{DType, MemoryOrder, Shape, Tensor, TensorDesc};
+pub use tensor::Tensor;
 pub use view::View;
+
+/// The README's example compiles and runs with the other doc tests.
+#[cfg(all(doctest, feature = "gpu"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

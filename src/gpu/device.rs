@@ -15,7 +15,8 @@ use std::{
 pub(crate) struct Device {
     device: wgpu::Device,
     queue: wgpu::Queue,
-    /// Whether we opened it: then its callbacks and its polling are ours.
+    /// Whether we opened it: then polling it is up to us, where polling is needed.
+    #[cfg(not(target_arch = "wasm32"))]
     owned: bool,
     created: AtomicU64,
     fault: Arc<Mutex<Option<RunError>>>,
@@ -27,6 +28,7 @@ impl Device {
         Device {
             device: device.clone(),
             queue: queue.clone(),
+            #[cfg(not(target_arch = "wasm32"))]
             owned: false,
             created: AtomicU64::new(0),
             fault: Arc::default(),
@@ -37,12 +39,12 @@ impl Device {
     /// logged, where wgpu's default is to panic.
     pub fn owned(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let fault: Arc<Mutex<Option<RunError>>> = Arc::default();
-        let slot = fault.clone();
+        let slot = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             log::error!("wgnorm: {error}");
             keep_first(&slot, to_run_error(error, "a command", 0));
         }));
-        let slot = fault.clone();
+        let slot = Arc::clone(&fault);
         device.set_device_lost_callback(move |reason, message| {
             // Dropping the last handle also "loses" the device; nobody is left to be told.
             if reason != wgpu::DeviceLostReason::Destroyed {
@@ -50,7 +52,14 @@ impl Device {
             }
             keep_first(&slot, RunError::DeviceLost { reason: message });
         });
-        Device { device, queue, owned: true, created: AtomicU64::new(0), fault }
+        Device {
+            device,
+            queue,
+            #[cfg(not(target_arch = "wasm32"))]
+            owned: true,
+            created: AtomicU64::new(0),
+            fault,
+        }
     }
 
     pub fn wgpu(&self) -> &wgpu::Device {
@@ -61,6 +70,7 @@ impl Device {
         &self.queue
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn is_owned(&self) -> bool {
         self.owned
     }
@@ -115,12 +125,28 @@ impl Device {
         }
         match report {
             None => Ok(created),
-            // After a loss objects are invalid and only their first use says so.
             Some(error) => {
-                self.check()?;
-                Err(to_run_error(error, what, bytes))
+                let error = to_run_error(error, what, bytes);
+                if matches!(error, RunError::DeviceLost { .. }) {
+                    keep_first(&self.fault, error.clone());
+                }
+                Err(error)
             }
         }
+    }
+
+    /// Lets a device of ours report a loss, which submitting to it does not (measured: submit
+    /// returns, no scope catches anything), at the latest once its queue has drained. An
+    /// application's device is for the application to poll.
+    pub fn check_alive(&self) -> Result<(), RunError> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.owned {
+            let poll = || self.device.poll(wgpu::PollType::Poll);
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll)).is_err() {
+                return Err(RunError::DeviceLost { reason: "polling failed".into() });
+            }
+        }
+        self.check()
     }
 
     pub fn create_buffer(
@@ -150,9 +176,14 @@ fn keep_first(slot: &Mutex<Option<RunError>>, error: RunError) {
 }
 
 fn to_run_error(error: wgpu::Error, what: &str, bytes: u64) -> RunError {
+    let reason = error.to_string();
+    // After a loss creation raises no error and gives invalid objects; only their first use says so.
+    // What we created (all of it labelled so) can be invalid for no other reason.
+    let lost = reason.contains("'wgnorm") && reason.contains("is invalid");
     match error {
         wgpu::Error::OutOfMemory { .. } => RunError::OutOfMemory { bytes },
-        other => RunError::Rejected { what: what.to_owned(), reason: other.to_string() },
+        _ if lost || reason.contains("device is lost") => RunError::DeviceLost { reason },
+        _ => RunError::Rejected { what: what.to_owned(), reason },
     }
 }
 

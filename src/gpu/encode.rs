@@ -170,11 +170,11 @@ impl Gpu {
                     wgpu::BindingResource::Buffer(self.bind(role, stage, operands, &scratch));
                 entries.push(wgpu::BindGroupEntry { binding: role as u32, resource });
             }
-            let name = stage.kernel.entry_point();
-            let bind_group = self.device.scoped(name, 0, || {
+            let label = format!("wgnorm {}", stage.kernel.entry_point());
+            let bind_group = self.device.scoped(&label, 0, || {
                 self.device.count();
                 self.device.wgpu().create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some(name),
+                    label: Some(&label),
                     layout: &layout,
                     entries: &entries,
                 })

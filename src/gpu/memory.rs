@@ -117,9 +117,10 @@ impl GpuData {
         self.memory.escaped.store(true, Ordering::Relaxed);
     }
 
-    /// The data, if they lie on this device.
+    /// The data, if they belong to this context. Devices cannot be compared instead: those of two
+    /// wgpu instances may be equal.
     pub fn on(&self, gpu: &Arc<Gpu>, operand: &'static str) -> Result<&Self, OperandError> {
-        if Arc::ptr_eq(&self.gpu, gpu) || self.gpu.device.wgpu() == gpu.device.wgpu() {
+        if Arc::ptr_eq(&self.gpu, gpu) {
             Ok(self)
         } else {
             Err(OperandError::Elsewhere { operand, expected: Backend::Gpu })
@@ -155,6 +156,7 @@ impl Gpu {
         self.device.scoped("an upload", bytes.len() as u64, || {
             self.device.queue().write_buffer(data.buffer(), 0, bytes);
         })?;
+        self.device.check_alive()?;
         Ok(data)
     }
 
@@ -197,7 +199,9 @@ impl Gpu {
                 .create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("wgnorm") });
             record(&mut encoder).map(|()| device.queue().submit([encoder.finish()]))
         });
-        result.map_err(Error::from)?
+        let submission = result??;
+        device.check_alive()?;
+        Ok(submission)
     }
 
     pub fn take_staging(&self, size: u64) -> Result<wgpu::Buffer, RunError> {

@@ -52,6 +52,7 @@ impl PipelineCache {
             return Ok((pipeline.clone(), layout.clone()));
         }
         let name = kernel.entry_point();
+        let label = format!("wgnorm {name}");
         // Nothing enters a table before the whole group has been accepted by the driver.
         let (module, (layout, pipeline_layout), pipeline) = device.scoped(name, 0, || {
             let layouts =
@@ -59,14 +60,14 @@ impl PipelineCache {
             let module = modules.get(&(kernel, key.access)).cloned().unwrap_or_else(|| {
                 device.count();
                 device.wgpu().create_shader_module(wgpu::ShaderModuleDescriptor {
-                    label: Some(name),
+                    label: Some(&label),
                     source: wgpu::ShaderSource::Wgsl(kernel.source(key.access).into()),
                 })
             });
             device.count();
             let pipeline =
                 device.wgpu().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                    label: Some(name),
+                    label: Some(&label),
                     layout: Some(&layouts.1),
                     module: &module,
                     entry_point: Some(name),
@@ -101,7 +102,8 @@ fn create_layout(device: &Device, kernel: Kernel) -> (wgpu::BindGroupLayout, wgp
     for &(role, written) in kernel.bindings() {
         entries.push(buffer(role, wgpu::BufferBindingType::Storage { read_only: !written }));
     }
-    let name = Some(kernel.entry_point());
+    let label = format!("wgnorm {}", kernel.entry_point());
+    let name = Some(label.as_str());
     device.count();
     let layout = device.wgpu().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
         label: name,

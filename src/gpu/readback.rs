@@ -1,6 +1,6 @@
 //! The one door back to the host: copy to a mappable buffer, map it, await.
 
-use super::{Gpu, device::ready, memory::GpuData};
+use super::{Gpu, memory::GpuData};
 use crate::{Error, OperandError, RunError};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Readback {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait_blocking(self) -> Result<Vec<f32>, RunError> {
         let polled = poll_until_done(self.gpu.device.wgpu(), self.submission.clone());
-        let mapped = ready(self.mapped.receive()).flatten();
+        let mapped = super::device::ready(self.mapped.receive()).flatten();
         if let (None, Err(error)) = (&mapped, polled) {
             return Err(error);
         }

@@ -1,8 +1,8 @@
 //! Instance normalization.
 
 use super::{Affine, NormLayer, Parameters};
+use crate::desc::{MemoryOrder, TensorDesc};
 use crate::problem::{Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
-use crate::tensor::{MemoryOrder, TensorDesc};
 use crate::{Activation, ConfigError, Context, Error, ShapeError, View};
 use std::{fmt, ops};
 

@@ -17,8 +17,8 @@ pub use instance_norm::{
 };
 pub use params::{Affine, Parameters};
 
+use crate::desc::TensorDesc;
 use crate::problem::{Activation, Mode, Problem};
-use crate::tensor::TensorDesc;
 use crate::{Context, Error, ShapeError, Tensor, host};
 #[cfg(feature = "gpu")]
 use crate::{

@@ -4,4 +4,5 @@
 pub mod device;
 pub mod oracle;
 pub mod random;
+pub mod suite;
 pub mod tolerance;

@@ -1,0 +1,174 @@
+//! What a tensor is, without its data: shape, element type, memory order.
+
+use crate::{ConfigError, ShapeError};
+use smallvec::SmallVec;
+use std::{fmt, ops::Deref, str::FromStr};
+
+/// The sizes of a tensor's axes, in PyTorch's logical order (batch, channels, space) whatever the
+/// memory order. Derefs to `&[usize]`.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Shape(SmallVec<[usize; 6]>);
+
+impl Shape {
+    /// Number of elements, `u64::MAX` where that overflows.
+    pub fn elements(&self) -> u64 {
+        // A zero anywhere wins over an overflow elsewhere.
+        if self.contains(&0) {
+            return 0;
+        }
+        self.iter().fold(1u64, |n, &size| n.saturating_mul(size as u64))
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.0
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(sizes: &[usize]) -> Self {
+        Shape(SmallVec::from_slice(sizes))
+    }
+}
+
+impl From<Vec<usize>> for Shape {
+    fn from(sizes: Vec<usize>) -> Self {
+        Shape(SmallVec::from_vec(sizes))
+    }
+}
+
+impl<const K: usize> From<[usize; K]> for Shape {
+    fn from(sizes: [usize; K]) -> Self {
+        Shape(SmallVec::from_slice(&sizes))
+    }
+}
+
+impl From<&Shape> for Shape {
+    fn from(shape: &Shape) -> Self {
+        shape.clone()
+    }
+}
+
+/// As `(2, 3, 4)`.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(")?;
+        for (i, size) in self.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{size}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The element types a tensor can have. Integers and complex numbers are not representable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DType {
+    /// IEEE 754 single precision.
+    F32,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+        }
+    }
+}
+
+/// Parses PyTorch's (`float32`) and safetensors' (`F32`) names.
+impl FromStr for DType {
+    type Err = ConfigError;
+    fn from_str(name: &str) -> Result<Self, ConfigError> {
+        match name {
+            "float32" | "float" | "F32" | "f32" => Ok(DType::F32),
+            _ => Err(ConfigError::DType { name: name.to_owned() }),
+        }
+    }
+}
+
+/// The order of a tensor's elements in memory. Its [`Shape`] is logical and does not change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MemoryOrder {
+    /// NCHW: each channel's positions side by side (PyTorch's contiguous format).
+    #[default]
+    ChannelsFirst,
+    /// NHWC: each position's channels side by side (PyTorch's `channels_last`).
+    ChannelsLast,
+}
+
+/// Everything about a tensor but its data.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorDesc {
+    /// Sizes of the axes.
+    pub shape: Shape,
+    /// Element type.
+    pub dtype: DType,
+    /// Order in memory.
+    pub order: MemoryOrder,
+}
+
+impl TensorDesc {
+    /// An f32, channels-first tensor of this shape.
+    ///
+    /// # Errors
+    /// [`ShapeError::TooLarge`] above `u32::MAX` elements: the kernels index with 32 bits.
+    pub fn new(shape: impl Into<Shape>) -> Result<Self, ShapeError> {
+        let shape = shape.into();
+        let elements = shape.elements();
+        if elements > u64::from(u32::MAX) {
+            return Err(ShapeError::TooLarge { shape, elements, limit: u32::MAX });
+        }
+        Ok(TensorDesc { shape, dtype: DType::F32, order: MemoryOrder::ChannelsFirst })
+    }
+
+    /// Bytes of the data.
+    pub fn bytes(&self) -> u64 {
+        self.shape.elements() * self.dtype.size() as u64
+    }
+
+    pub(crate) fn check_len(&self, got: usize) -> Result<(), ShapeError> {
+        let expected = self.shape.elements();
+        if got as u64 != expected {
+            let shape = self.shape.clone();
+            return Err(ShapeError::Length { shape, expected, got: got as u64 });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_checked() {
+        let six = TensorDesc::new([2, 3]).unwrap();
+        assert!(six.check_len(6).is_ok());
+        assert!(matches!(six.check_len(5), Err(ShapeError::Length { expected: 6, got: 5, .. })));
+        assert!(matches!(
+            TensorDesc::new([usize::MAX, usize::MAX]),
+            Err(ShapeError::TooLarge { elements: u64::MAX, .. })
+        ));
+        assert_eq!(Shape::from([usize::MAX, usize::MAX, 0]).elements(), 0);
+        assert_eq!(Shape::from([2, 3]).to_string(), "(2, 3)");
+    }
+
+    #[test]
+    fn integers_are_no_element_type() {
+        assert_eq!("float32".parse(), Ok(DType::F32));
+        assert!("int32".parse::<DType>().is_err());
+    }
+}
