@@ -142,6 +142,19 @@ pub enum Error {
     #[error(transparent)]
     Gpu(#[from] GpuError),
     /// A normalization.
-    #[error(transparent)]
-    Norm(#[from] wgnorm::Error),
+    #[error("{0}")]
+    Norm(#[source] Box<wgnorm::Error>),
+}
+
+// Boxed: it is larger than all others together, and every result would carry its size.
+impl From<wgnorm::Error> for Error {
+    fn from(error: wgnorm::Error) -> Error {
+        Error::Norm(Box::new(error))
+    }
+}
+
+impl From<wgnorm::ShapeError> for Error {
+    fn from(error: wgnorm::ShapeError) -> Error {
+        wgnorm::Error::from(error).into()
+    }
 }

@@ -31,15 +31,14 @@ impl HostNet {
     pub fn run(&self, input: &Planes, mut progress: impl FnMut(Progress)) -> Result<Planes, Error> {
         let stages = self.net.stages();
         let mut size = input.size;
-        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data)
-            .map_err(wgnorm::Error::from)?;
+        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data)?;
         let mut block_input = None;
         for (index, (stage, norm)) in stages.iter().zip(&self.norms).enumerate() {
             let values = x.as_slice().expect("the host context keeps tensors on the host");
             let values = convolve(values, size, &stage.geometry, &stage.weight, &stage.bias);
             size = stage.geometry.output(size);
             let shape = [1, stage.geometry.out_channels, size.height, size.width];
-            let convolved = Tensor::from_vec(shape, values).map_err(wgnorm::Error::from)?;
+            let convolved = Tensor::from_vec(shape, values)?;
             let y = match norm {
                 None => convolved,
                 Some(norm) => {

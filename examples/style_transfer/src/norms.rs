@@ -13,9 +13,8 @@ pub(crate) type Norm = InstanceNorm2d;
 pub(crate) fn norm_of(stage: &Stage, context: &Context) -> Result<Option<Norm>, Error> {
     let Some(weights) = &stage.norm else { return Ok(None) };
     let channels = stage.geometry.out_channels;
-    let values = |values| Tensor::from_slice([channels], values).map_err(wgnorm::Error::from);
     let mut norm = InstanceNorm2d::config(channels).with_affine(Affine::Both).init(context)?;
-    norm.set_weight(&values(&weights.weight)?)?;
-    norm.set_bias(&values(&weights.bias)?)?;
+    norm.set_weight(&Tensor::from_slice([channels], &weights.weight)?)?;
+    norm.set_bias(&Tensor::from_slice([channels], &weights.bias)?)?;
     Ok(Some(norm))
 }

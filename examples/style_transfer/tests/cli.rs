@@ -156,7 +156,7 @@ fn exif_orientation_is_applied() {
 #[test]
 fn transparency_lies_on_white() {
     let folder = folder();
-    let ink = |x: u32, y: u32| (x / 5 + y / 5) % 2 == 0;
+    let ink = |x: u32, y: u32| (x / 5 + y / 5).is_multiple_of(2);
     // Invisible black: as if nothing were there.
     let clear = RgbaImage::from_fn(30, 20, |x, y| Rgba([0, 0, 0, if ink(x, y) { 255 } else { 0 }]));
     let flat = RgbImage::from_fn(30, 20, |x, y| Rgb([if ink(x, y) { 0 } else { 255 }; 3]));

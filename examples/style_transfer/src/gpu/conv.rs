@@ -32,9 +32,9 @@ impl Tile {
             // 4 x 512: the last stage has three channels, and lanes without a channel would multiply for nothing.
             ..=4 => Tile { lanes_o: 1, lanes_p: 64, blocks: 1, step: 4 },
             // 8 x 512, 16 x 256, 32 x 128, 64 x 64; the steps that 8 to 10 KiB of workgroup memory hold.
-            ..=8 => Tile { lanes_o: 1, lanes_p: 64, blocks: 2, step: 4 },
-            ..=16 => Tile { lanes_o: 2, lanes_p: 32, blocks: 2, step: 8 },
-            ..=32 => Tile { lanes_o: 4, lanes_p: 16, blocks: 2, step: 16 },
+            5..=8 => Tile { lanes_o: 1, lanes_p: 64, blocks: 2, step: 4 },
+            9..=16 => Tile { lanes_o: 2, lanes_p: 32, blocks: 2, step: 8 },
+            17..=32 => Tile { lanes_o: 4, lanes_p: 16, blocks: 2, step: 16 },
             _ => Tile { lanes_o: 8, lanes_p: 8, blocks: 2, step: 16 },
         }
     }

@@ -119,8 +119,9 @@ impl GpuNet {
         let mut stages = Vec::new();
         for ((at, windows), stage) in plan.stages.iter().zip(windows).zip(self.net.stages()) {
             let shape = [1, stage.geometry.out_channels, at.sizes.1.height, at.sizes.1.width];
-            let tensor =
-                |slot: usize| Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape);
+            let tensor = |slot: usize| -> Result<_, Error> {
+                Ok(Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape)?)
+            };
             let addend = at.addend.map(tensor).transpose()?;
             stages.push(FittedStage {
                 windows,
@@ -181,13 +182,14 @@ impl GpuNet {
         index: usize,
         stage: &FittedStage,
         pass: &mut wgpu::ComputePass<'static>,
-    ) -> Result<(), wgnorm::Error> {
+    ) -> Result<(), Error> {
         let Some(norm) = &self.norms[index] else { return Ok(()) };
         let epilogue = match (&stage.addend, self.net.stages()[index].finish) {
             (Some(addend), Finish::NormAddBlockInput) => Epilogue::new().with_addend(addend),
             _ => Epilogue::new().with_activation(Activation::Relu),
         };
-        norm.record(&self.context, pass, &stage.convolved, &stage.normalized, epilogue, Mode::Eval)
+        let (x, y) = (&stage.convolved, &stage.normalized);
+        Ok(norm.record(&self.context, pass, x, y, epilogue, Mode::Eval)?)
     }
 }
 
