@@ -57,7 +57,7 @@ fn norm_row(
     v14 = load(row, 14u); v15 = load(row, 15u);
   }
 
-  let k = first_x(row.start);
+  let k = anchor(first_x(row.start));
   var s = vec4(0.0);
   s += masked(row, 0u, v0 - k);
   if TILE > 1u {
@@ -102,7 +102,7 @@ fn norm_row(
   let variance = sums.y / n - e * e;
   if SAVE {
     if row.lane == 0u && row.end > 0u {
-      moments[along(task.stat, row.group)] = vec4(n, m, e, variance * n);
+      moments[along(task.stat, row.group)] = vec4(n, m, select(0.0, e, finite(m)), variance * n);
     }
   }
 

@@ -46,6 +46,22 @@ fn along(strides: vec4<u32>, group: u32) -> u32 {
   return (group / task.extent.y) * strides.x + (group % task.extent.y) * strides.y;
 }
 
+// By its bits: a compiler may take comparisons with infinity and NaN for constants.
+fn finite(v: f32) -> bool {
+  return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+// 0 for what rounding made negative; NaN stays NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0).
+fn not_negative(v: f32) -> f32 {
+  let bits = bitcast<u32>(v);
+  return select(v, 0.0, bits >= 0x80000000u && bits <= 0xff800000u);
+}
+
+// A value to take distances from. Not an infinite one: distances from it are NaN, the mean is that infinity.
+fn anchor(v: f32) -> f32 {
+  return select(0.0, v, finite(v));
+}
+
 // Moments of a set of values: (count, mean, residual of the mean, sum of squared deviations). The mean is the sum of
 // two floats: at mean 1e6 one float alone is off by 3e-2. The set of nothing is all zeros.
 fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
@@ -59,19 +75,20 @@ fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
   let from_a = a.z + delta * share;
   let from_b = b.z - delta * (1.0 - share);
   let near_a = abs(from_a) <= abs(from_b);
+  // An infinite mean stays that infinity.
+  let usual = finite(delta);
   let both = vec4(
     n,
-    select(b.y, a.y, near_a),
-    select(from_b, from_a, near_a),
+    select(a.y + b.y, select(b.y, a.y, near_a), usual),
+    select(0.0, select(from_b, from_a, near_a), usual),
     a.w + b.w + delta * delta * (a.x * share),
   );
   return select(select(both, b, a.x == 0.0), a, b.x == 0.0);
 }
 
-// 1/sqrt(var + eps). A variance that rounding made negative is 0, a NaN stays NaN (max could hide it). With eps 0
-// a constant group has xhat 0, not NaN.
+// 1/sqrt(var + eps). With eps 0 a constant group has xhat 0, not NaN.
 fn rstd_of(variance: f32) -> f32 {
-  let v = select(variance, 0.0, variance < 0.0) + task.scalars.x;
+  let v = not_negative(variance) + task.scalars.x;
   return select(inverseSqrt(v), 0.0, v == 0.0);
 }
 

@@ -28,17 +28,17 @@ fn stats_row(
     let one = vec4(1.0);
     let n = sum4(keep(one, p0, row.end) + keep(one, p1, row.end) + keep(one, p2, row.end) + keep(one, p3, row.end));
     let share = 1.0 / max(n, 1.0);
-    let k = vec4(x0.x); // within the slice whenever the block has any element
+    let k = vec4(anchor(x0.x)); // within the slice whenever the block has any element
     let s = (keep(x0 - k, p0, row.end) + keep(x1 - k, p1, row.end))
       + (keep(x2 - k, p2, row.end) + keep(x3 - k, p3, row.end));
-    let m = vec4(x0.x + sum4(s) * share);
+    let m = vec4(k.x + sum4(s) * share);
     let d0 = keep(x0 - m, p0, row.end);
     let d1 = keep(x1 - m, p1, row.end);
     let d2 = keep(x2 - m, p2, row.end);
     let d3 = keep(x3 - m, p3, row.end);
     let e = sum4((d0 + d1) + (d2 + d3)) * share;
     let q = sum4((d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3));
-    all = merge(all, vec4(n, m.x, e, q - n * e * e));
+    all = merge(all, vec4(n, m.x, select(0.0, e, finite(m.x)), q - n * e * e));
   }
   all = row_merge(invocation, all);
   if row.lane == 0u && row.end > 0u {

@@ -25,7 +25,7 @@ fn update_running(
   let live = c < channels;
 
   // Means are summed as distances from one of them, so that a large common offset does not cancel.
-  let origin = moments[c * task.stat.y * slices].y;
+  let origin = anchor(moments[c * task.stat.y * slices].y);
   var sums = vec4(0.0); // of means, of variances
   for (var g = lane; g < select(0u, samples, live); g += LANES) {
     let first = (g * task.stat.x + c * task.stat.y) * slices;
@@ -35,7 +35,7 @@ fn update_running(
     }
     var freedom = all.x;
     if UNBIASED { freedom = max(all.x - 1.0, 1.0); } // one value: variance 0
-    sums += vec4((all.y - origin) + all.z, select(all.w, 0.0, all.w < 0.0) / freedom, 0.0, 0.0);
+    sums += vec4((all.y - origin) + all.z, not_negative(all.w) / freedom, 0.0, 0.0);
   }
   sums = row_sum(invocation, sums) / f32(samples);
 

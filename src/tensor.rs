@@ -252,6 +252,16 @@ impl Tensor<'_> {
     }
 }
 
+impl Tensor<'_> {
+    /// Keeps GPU memory out of the pool from now on: others may use it when this crate cannot know.
+    pub(crate) fn escape(&self) {
+        #[cfg(feature = "gpu")]
+        if let Storage::Gpu(data) = &self.storage {
+            data.escape();
+        }
+    }
+}
+
 impl fmt::Debug for Tensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = if self.as_slice().is_some() { "host" } else { "GPU" };

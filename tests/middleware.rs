@@ -362,6 +362,24 @@ fn recorded_memory_is_not_recycled() {
     tolerance::assert_close(&y.to_vec_blocking().unwrap(), &want, 1e-4, "twice normalized");
 }
 
+/// A parameter that is replaced after recording is still the recorded work's own.
+#[test]
+fn recorded_parameters_are_not_recycled() {
+    let Some(context) = device::gpu() else { return };
+    let mut norm = InstanceNorm1d::config(2).with_affine(Affine::Bias).init(&context).unwrap();
+    let two = |data| Tensor::from_slice([2], data).unwrap();
+    norm.set_bias(&two(&[5.0, 6.0])).unwrap();
+    let x = Tensor::zeros(&context, [1, 2, 3]).unwrap();
+    let y = Tensor::zeros(&context, [1, 2, 3]).unwrap();
+    let mut commands = encoder(context.device().unwrap());
+    norm.record(&context, &mut commands, &x, &y, Epilogue::new(), Mode::Eval).unwrap();
+    norm.set_bias(&two(&[7.0, 8.0])).unwrap();
+    // Would be given the old bias's memory.
+    let _innocent = [two(&[9.0; 2]), two(&[9.0; 2])].map(|t| t.to_context(&context).unwrap());
+    context.queue().unwrap().submit([commands.finish()]);
+    assert_eq!(y.to_vec_blocking().unwrap(), [5.0, 5.0, 5.0, 6.0, 6.0, 6.0]);
+}
+
 /// Every misuse is a typed error before any work, and the layer works afterwards.
 #[test]
 fn misuse_is_a_typed_error() {

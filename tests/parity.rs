@@ -82,3 +82,21 @@ fn a_wrong_value_is_seen() {
     assert!(tolerance::compare(&[1.0, f32::NAN], &[1.0, 2.0], tolerance::Y).is_err());
     assert!(tolerance::compare(&[1.0], &[1.0, 2.0], tolerance::Y).is_err());
 }
+
+/// Threads that share a context: one thread's poll may collect another's answer.
+#[test]
+fn gpu_threads_read_back_at_once() {
+    let Some(context) = device::gpu() else { return };
+    std::thread::scope(|scope| {
+        for thread in 0..8u32 {
+            let context = &context;
+            scope.spawn(move || {
+                for i in 0..150u32 {
+                    let values = [thread as f32, i as f32];
+                    let x = Tensor::from_slice([2], &values).unwrap().to_context(context).unwrap();
+                    assert_eq!(x.to_vec_blocking().unwrap(), values);
+                }
+            });
+        }
+    });
+}

@@ -5,9 +5,9 @@ use crate::plan::{Offsets, Plan, Stage, Window, binding_range};
 use crate::{Error, OperandError, Problem};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Calls that a layer keeps ready. Each holds its buffers alive, so few: training and evaluation,
-/// double-buffered input and output.
-const CALLS_MAX: usize = 8;
+/// Calls that a layer keeps ready: training and evaluation, with double-buffered operands. Each holds
+/// its buffers alive, so no more; a call prepared again costs some microseconds.
+const CALLS_MAX: usize = 4;
 
 /// Something commands can be recorded into: a command encoder, or a compute pass under way.
 ///

@@ -9,6 +9,9 @@ use std::sync::{
 
 /// Free buffers a pool keeps. A network has about two sizes of activations in flight per stage.
 const POOL_MAX: usize = 16;
+/// Bytes of free buffers a pool keeps, the latest buffer excepted: an application that changes its
+/// sizes must not pay for all of its past.
+const POOL_BYTES: u64 = 512 << 20;
 
 /// Buffers of one usage, handed out again by exact size, the latest first.
 ///
@@ -33,10 +36,11 @@ impl Pool {
 
     pub fn put(&self, buffer: wgpu::Buffer) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if free.len() == POOL_MAX {
-            free.remove(0);
-        }
         free.push(buffer);
+        let mut bytes: u64 = free.iter().map(wgpu::Buffer::size).sum();
+        while free.len() > POOL_MAX || (bytes > POOL_BYTES && free.len() > 1) {
+            bytes -= free.remove(0).size();
+        }
     }
 
     pub fn clear(&self) {

@@ -53,10 +53,14 @@ impl Readback {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait_blocking(self) -> Result<Vec<f32>, RunError> {
         let polled = poll_until_done(self.gpu.device.wgpu(), self.submission.clone());
-        let mapped = super::device::ready(self.mapped.receive()).flatten();
-        if let (None, Err(error)) = (&mapped, polled) {
-            return Err(error);
-        }
+        let mapped = match polled {
+            // Another thread's poll may have taken our callback and not called it yet.
+            Ok(()) => pollster::block_on(self.mapped.receive()),
+            Err(error) => match super::device::ready(self.mapped.receive()).flatten() {
+                None => return Err(error),
+                answer => answer,
+            },
+        };
         self.finish(mapped)
     }
 

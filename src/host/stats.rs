@@ -25,11 +25,10 @@ impl Moments {
         let count = self.count + other.count;
         let share = other.count / count;
         let delta = other.mean - self.mean;
-        Moments {
-            count,
-            mean: self.mean + delta * share,
-            m2: self.m2 + other.m2 + delta * delta * self.count * share,
-        }
+        // An infinite mean stays that infinity.
+        let mean =
+            if delta.is_finite() { self.mean + delta * share } else { self.mean + other.mean };
+        Moments { count, mean, m2: self.m2 + other.m2 + delta * delta * self.count * share }
     }
 }
 
@@ -44,8 +43,9 @@ pub(super) fn moments(x: &[f32]) -> Moments {
 
 fn block_moments(x: &[f32]) -> Moments {
     let count = x.len() as f64;
-    // Distances from the first value: a constant block has exactly its value as mean.
-    let origin = f64::from(x[0]);
+    // Distances from the first value: a constant block has exactly its value as mean. Not from an
+    // infinite one: the mean is that infinity, not NaN.
+    let origin = if x[0].is_finite() { f64::from(x[0]) } else { 0.0 };
     let mean = origin + sum(x, |v| v - origin) / count;
     let m2 = sum(x, |v| (v - mean) * (v - mean));
     Moments { count, mean, m2 }
@@ -82,6 +82,19 @@ mod tests {
         assert_eq!(all.count, n);
         approx::assert_relative_eq!(all.mean, mean, max_relative = 1e-14);
         approx::assert_relative_eq!(all.m2, m2, max_relative = 1e-12);
+    }
+
+    #[test]
+    fn an_infinity_is_the_mean_wherever_it_stands() {
+        for at in [0, 1, BLOCK, 2 * BLOCK + 2] {
+            let mut x = vec![1.0f32; 2 * BLOCK + 3];
+            x[at] = f32::NEG_INFINITY;
+            let all = moments(&x);
+            assert_eq!(all.mean, f64::NEG_INFINITY);
+            assert!(all.m2.is_nan());
+            x[BLOCK + 5] = f32::INFINITY;
+            assert!(moments(&x).mean.is_nan());
+        }
     }
 
     #[test]

@@ -18,14 +18,22 @@ pub enum OneValue {
 
 /// Settings of an [`InstanceNormNd`]. Defaults follow PyTorch.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct InstanceNormConfig<const D: usize> {
-    num_features: usize,
-    eps: f64,
-    momentum: Momentum,
-    affine: Affine,
-    track_running_stats: bool,
-    estimator: Estimator,
-    one_value: OneValue,
+    /// Channels of the input.
+    pub num_features: usize,
+    /// See [`with_eps`](Self::with_eps).
+    pub eps: f64,
+    /// See [`with_momentum`](Self::with_momentum).
+    pub momentum: Momentum,
+    /// See [`with_affine`](Self::with_affine).
+    pub affine: Affine,
+    /// See [`with_track_running_stats`](Self::with_track_running_stats).
+    pub track_running_stats: bool,
+    /// See [`with_estimator`](Self::with_estimator).
+    pub estimator: Estimator,
+    /// See [`with_one_value`](Self::with_one_value).
+    pub one_value: OneValue,
 }
 
 impl<const D: usize> InstanceNormConfig<D> {

@@ -64,8 +64,11 @@ impl Parameters {
         affine: Affine,
         tracks: bool,
     ) -> Result<Self, Error> {
-        let constant =
-            |value: f32| Tensor::from_vec([channels], vec![value; channels])?.to_context(context);
+        // Work recorded with a parameter may outlive it in the layer: its memory is never recycled.
+        let constant = |value: f32| {
+            let tensor = Tensor::from_vec([channels], vec![value; channels])?;
+            tensor.to_context(context).inspect(Tensor::escape)
+        };
         let running = if tracks {
             Some(Running::new(context, &vec![0.0; channels], &vec![1.0; channels], 0)?)
         } else {
@@ -130,7 +133,7 @@ impl Parameters {
             return Err(StateError::Absent { layer: self.layer, name }.into());
         }
         self.check_shape(name, tensor)?;
-        let placed = tensor.to_context(&self.context)?;
+        let placed = tensor.to_context(&self.context).inspect(Tensor::escape)?;
         #[cfg(feature = "gpu")]
         self.calls.clear();
         Ok(placed)

@@ -55,3 +55,28 @@ impl InstanceNorm<'_> {
         y
     }
 }
+
+/// Running mean and variance after a training step on `x`: the mean over the samples of their
+/// means and unbiased variances, blended in. A single value has variance 0.
+pub fn running(
+    of: &InstanceNorm<'_>,
+    x: &[f32],
+    momentum: f64,
+    mean: &[f32],
+    var: &[f32],
+) -> (Vec<f64>, Vec<f64>) {
+    let blend = |old: f32, new: f64| (1.0 - momentum) * f64::from(old) + momentum * new;
+    let samples = of.n as f64;
+    let unbiased = of.s as f64 / (of.s as f64 - 1.0).max(1.0);
+    (0..of.c)
+        .map(|c| {
+            let (mut m, mut v) = (0.0, 0.0);
+            for n in 0..of.n {
+                let (mean, var) = statistics(x, n, c, of.c, of.s);
+                m += mean / samples;
+                v += var * unbiased / samples;
+            }
+            (blend(mean[c], m), blend(var[c], v))
+        })
+        .unzip()
+}
