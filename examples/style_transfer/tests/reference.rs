@@ -104,6 +104,30 @@ fn add(trials: &mut Vec<Trial>, device: &'static str, context: &Context, cases: 
             Ok(())
         }));
     }
+    let context = context.clone();
+    trials.push(Trial::test(format!("{device}/one_stylizer_for_many_pictures"), move || {
+        reused(&context)
+    }));
+}
+
+/// A stylizer that has painted other sizes in between paints the first picture as before, bit for bit.
+fn reused(context: &Context) -> Result<(), Failed> {
+    let picture = Picture::open(&data("flower_128x128.png"))?;
+    let net = STYLES[1].net()?;
+    pollster::block_on(async {
+        let mut stylizer = Stylizer::new(context, &net).await?;
+        let first = stylizer.stylize(&picture.resized(48), |_| {}).await?;
+        let again = stylizer.stylize(&picture.resized(48), |_| {}).await?;
+        let other = stylizer.stylize(&picture.resized(37), |_| {}).await?;
+        let back = stylizer.stylize(&picture.resized(48), |_| {}).await?;
+        if again != first || back != first {
+            return Err("the same picture was painted differently".into());
+        }
+        if other.size() != Size::new(37, 37) {
+            return Err(format!("37x37 came back as {}", other.size()).into());
+        }
+        Ok(())
+    })
 }
 
 fn data(file: &str) -> PathBuf {
