@@ -124,3 +124,99 @@ impl Kernel {
         if self == Kernel::CountStep { 0 } else { wg * 16 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        STORAGE_BUFFERS, caps_of, device::Device, pipelines::PipelineCache, pipelines::PipelineKey,
+    };
+    use super::*;
+    use crate::plan::{Offsets, Plan};
+    use crate::{Activation, Estimator, Momentum, Problem, RunningUpdate, StatSource, View};
+    use naga::valid::{Capabilities, GlobalUse, ValidationFlags, Validator};
+    use naga::{AddressSpace, StorageAccess};
+
+    /// Number, name and whether it is written, of what the entry point uses.
+    fn reflected(source: &str) -> Vec<(u32, String, bool)> {
+        let module = naga::front::wgsl::parse_str(source).expect("the shader parses");
+        let info = Validator::new(ValidationFlags::all(), Capabilities::default())
+            .validate(&module)
+            .expect("the shader is valid");
+        let used = info.get_entry_point(0);
+        let mut bindings: Vec<_> = module
+            .global_variables
+            .iter()
+            .filter(|(handle, _)| !used[*handle].is_empty())
+            .filter_map(|(handle, global)| {
+                let binding = global.binding.as_ref()?;
+                assert_eq!(binding.group, 0);
+                let written = match global.space {
+                    AddressSpace::Storage { access } => access.contains(StorageAccess::STORE),
+                    _ => false,
+                };
+                let name = global.name.clone().unwrap_or_default();
+                assert_eq!(used[handle].contains(GlobalUse::WRITE), written, "{name}");
+                Some((binding.binding, name, written))
+            })
+            .collect();
+        bindings.sort();
+        bindings
+    }
+
+    fn tabled(kernel: Kernel) -> Vec<(u32, String, bool)> {
+        let task = kernel.has_task().then_some((Role::Task, false));
+        let roles = task.into_iter().chain(kernel.bindings().iter().copied());
+        roles
+            .map(|(role, written)| (role as u32, format!("{role:?}").to_lowercase(), written))
+            .collect()
+    }
+
+    #[test]
+    fn the_table_is_what_the_shaders_bind() {
+        for kernel in Kernel::ALL {
+            for access in [Access::F32x1, Access::F32x4] {
+                assert_eq!(tabled(kernel), reflected(&kernel.source(access)), "{kernel:?}");
+            }
+            let storage = kernel.bindings().len() as u32;
+            assert!(storage <= STORAGE_BUFFERS, "{kernel:?} binds {storage} buffers");
+        }
+        // The comparison can fail.
+        assert_ne!(tabled(Kernel::Apply), reflected(&Kernel::NormRow.source(Access::F32x1)));
+        let unused = Kernel::CountStep.source(Access::F32x1).replace("tracked[0] += 1u;", "");
+        assert_ne!(tabled(Kernel::CountStep), reflected(&unused));
+    }
+
+    /// wgpu's own checks of layouts and pipelines, at WebGPU's base limits. Nothing runs.
+    #[test]
+    fn the_noop_device_accepts_every_kernel() {
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let caps = caps_of(&device.limits()).expect("base limits are enough");
+        let device = Device::foreign(&device, &queue);
+        let (cache, mut seen) = (PipelineCache::default(), Vec::new());
+        let update = RunningUpdate { momentum: Momentum::Cumulative, estimator: Estimator::Biased };
+        for length in [4, 1 << 20] {
+            let problem = Problem {
+                view: View {
+                    extent: [2, 3, 1, length],
+                    data: [3 * length, length, 0, 1],
+                    param: [0, 1, 0, 0],
+                    stat: [3, 1, 0, 0],
+                },
+                source: StatSource::Batch,
+                eps: 1e-5,
+                weight: true,
+                bias: true,
+                addend: true,
+                activation: Activation::Relu,
+                update: Some(update),
+            };
+            let plan = Plan::forward(&problem, &caps, &Offsets::default()).expect("a plan");
+            for stage in &plan.stages {
+                let pipeline = cache.get(&device, PipelineKey::from(stage));
+                assert!(pipeline.is_ok(), "{stage:?}: {pipeline:?}");
+                seen.push(stage.kernel);
+            }
+        }
+        assert!(Kernel::ALL.iter().all(|kernel| seen.contains(kernel)), "{seen:?}");
+    }
+}

@@ -3,6 +3,7 @@
 //! `WGPU_BACKEND` and the Vulkan loader's variables choose the driver, as for any wgpu program.
 //! With `WGNORM_REQUIRE_GPU=1` a missing adapter fails instead of being skipped.
 
+use std::{io::Write, sync::Once};
 use wgnorm::Context;
 #[cfg(feature = "gpu")]
 use wgnorm::{ContextOptions, Preference};
@@ -17,6 +18,7 @@ pub struct Device {
 /// is required.
 #[cfg(feature = "gpu")]
 pub fn gpu() -> Option<Context> {
+    log_to_stderr();
     let options = ContextOptions { preference: Preference::Gpu, ..Default::default() };
     match Context::open_with_blocking(&options) {
         Ok(context) => Some(context),
@@ -49,6 +51,7 @@ pub fn all() -> Vec<Device> {
 
 /// A device of "the application's", apart from any context. `edit` may lower its limits.
 pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wgpu::Queue)> {
+    log_to_stderr();
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()));
@@ -64,4 +67,26 @@ pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wg
     edit(&mut required_limits);
     let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
     Some(pollster::block_on(adapter.request_device(&descriptor)).expect("a device"))
+}
+
+/// Puts wgpu's warnings and errors on stderr, the Vulkan validation layer's findings (`VUID-…`)
+/// among them: wgpu hands those to the log alone. Past the test harness's capture, which would
+/// swallow what passing tests say.
+pub fn log_to_stderr() {
+    struct Stderr;
+    impl log::Log for Stderr {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            let line = format!("{} {}: {}\n", record.level(), record.target(), record.args());
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+        fn flush(&self) {}
+    }
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_max_level(log::LevelFilter::Warn);
+        log::set_logger(&Stderr).expect("the tests' only logger");
+    });
 }
