@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use style_transfer::{Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet};
+use style_transfer::{Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet};
 use wgnorm::{Context, ContextOptions, Preference};
 
 /// Paints a photograph in a style, with a small convolutional network, on the GPU or on the host.
@@ -69,21 +69,22 @@ fn run(options: &Options) -> Result<(), Failure> {
     let format = Format::of(&options.output).map_err(|e| failure(options.output.display(), &e))?;
     let net = load_style(&options.style)?;
     let mut picture = load_picture(options.input.as_deref())?;
+    let source = options.input.as_deref().unwrap_or(Path::new("embedded photograph")).display();
     if let Some(pixels) = options.size {
         picture = picture.resized(pixels);
     }
     let output = Output::claim(&options.output)?;
 
     let context = open(options.backend)?;
-    println!("back end  {context}{}", fallback(&context));
+    println!("back end  {context}"); // and why, if it is not what was hoped for
     println!("style     {}, width {}; picture {}", options.style, net.width(), picture.size());
     let began = Instant::now();
     let made = pollster::block_on(Stylizer::new(&context, &net));
-    let mut stylizer = made.map_err(|e| failure("style", &e))?;
+    let mut stylizer = made.map_err(|e| failure(&options.style, &e))?;
     let prepared = began.elapsed();
 
     let began = Instant::now();
-    let painting = paint(&mut stylizer, &picture)?;
+    let painting = paint(&mut stylizer, &picture).map_err(|e| failure(source, &e))?;
     let painted = began.elapsed();
     let bytes = painting.encode(format).map_err(|e| failure(options.output.display(), &e))?;
     output.write(&bytes)?;
@@ -92,7 +93,7 @@ fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Failure> {
+fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Error> {
     let style =
         ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}").expect("the template is right");
     let bar = ProgressBar::new(0).with_style(style);
@@ -103,7 +104,7 @@ fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Failure>
     });
     let painting = pollster::block_on(painting);
     bar.finish_and_clear();
-    painting.map_err(|e| failure("picture", &e))
+    painting
 }
 
 /// An embedded style by name, anything that ends in .safetensors from a file.
@@ -132,10 +133,6 @@ fn open(backend: Backend) -> Result<Context, Failure> {
     let options = ContextOptions { preference, allow_software, ..ContextOptions::default() };
     let hint = "try --backend host";
     Context::open_with_blocking(&options).map_err(|e| Failure(format!("no GPU: {e}; {hint}")))
-}
-
-fn fallback(context: &Context) -> String {
-    context.fallback_reason().map_or_else(String::new, |reason| format!(" ({reason})"))
 }
 
 fn seconds(duration: Duration) -> String {

@@ -200,7 +200,7 @@ fn a_picture_that_is_too_small_names_the_smallest_size() {
     let thin: DynamicImage = RgbImage::new(40, 4).into();
     save(&folder, "thin.png", &thin);
     let message = refused(folder.path(), &["thin.png", "out.png", "--backend", "host"]);
-    assert!(message.contains("40x4") && message.contains("at least 5"), "{message}");
+    assert!(message.contains("thin.png: 40x4") && message.contains("at least 5"), "{message}");
     assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
 }
 
