@@ -419,6 +419,15 @@ fn misuse_is_a_typed_error() {
     let error = attempt(&context, &x, &a, Epilogue::new().with_addend(&b));
     assert_eq!(error, OperandError::SharedBuffer { operand: "addend" }.into());
 
+    // A layer's own statistics as its output.
+    let tracking = InstanceNorm1d::config(1).with_track_running_stats(true).init(&context).unwrap();
+    let stats = tracking.running_var().unwrap().buffer().unwrap().0.clone();
+    let stats = Tensor::from_buffer(&context, stats, 4, [1, 1, 1]).unwrap();
+    let (mut commands, one) = (encoder(&device), place([1, 1, 1]));
+    let error = tracking.record(&context, &mut commands, &one, &stats, plain, Mode::Eval);
+    let error = error.unwrap_err();
+    assert_eq!(error, OperandError::SharedBuffer { operand: "running statistics" }.into());
+
     let refuse = |offset, shape: [usize; 3]| {
         Tensor::from_buffer(&context, shared.clone(), offset, shape).unwrap_err()
     };

@@ -63,13 +63,14 @@ impl Operands<'_> {
     /// ranges are disjoint.
     fn check_shared(&self) -> Result<(), OperandError> {
         let reads = [
-            ("x", Some(self.x)),
-            ("addend", self.addend),
-            ("weight", self.weight),
-            ("bias", self.bias),
+            ("x", Some(self.x.buffer())),
+            ("addend", self.addend.map(GpuData::buffer)),
+            ("weight", self.weight.map(GpuData::buffer)),
+            ("bias", self.bias.map(GpuData::buffer)),
+            ("running statistics", self.running.map(|(stats, _)| stats)),
         ];
-        for (operand, data) in reads {
-            if data.is_some_and(|data| data.buffer() == self.y.buffer()) {
+        for (operand, buffer) in reads {
+            if buffer == Some(self.y.buffer()) {
                 return Err(OperandError::SharedBuffer { operand });
             }
         }

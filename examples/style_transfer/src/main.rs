@@ -1,1 +1,180 @@
-fn main() {}
+//! The command line: options in, one picture out, messages that say what to do.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use style_transfer::{Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet};
+use wgnorm::{Context, ContextOptions, Preference};
+
+/// Paints a photograph in a style, with a small convolutional network, on the GPU or on the host.
+///
+/// Without arguments it paints an embedded photograph and writes stylized.png.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    /// The photograph: JPEG, PNG or WebP; an embedded one if left out
+    input: Option<PathBuf>,
+    /// The painting to write: .png, .jpg or .jpeg
+    #[arg(default_value = "stylized.png")]
+    output: PathBuf,
+    /// An embedded style (see --list) or a file of weights that ends in .safetensors
+    #[arg(long, value_name = "NAME|FILE", default_value = STYLES[0].name)]
+    style: String,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Resize so that the longer side has this many pixels; unchanged if left out
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    size: Option<u32>,
+    /// Print the embedded styles and exit
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Backend {
+    /// A hardware GPU if there is one, else the host
+    Auto,
+    /// The best adapter, software included; an error if there is none
+    Gpu,
+    /// The processor
+    Host,
+}
+
+/// What is printed and ends the program.
+struct Failure(String);
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.list {
+        for style in STYLES {
+            println!("{:8}{}", style.name, style.about);
+        }
+        return ExitCode::SUCCESS;
+    }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    // All that can be wrong with the arguments comes before the work.
+    let format = Format::of(&options.output).map_err(|e| failure(options.output.display(), &e))?;
+    let net = load_style(&options.style)?;
+    let mut picture = load_picture(options.input.as_deref())?;
+    let source = options.input.as_deref().unwrap_or(Path::new("embedded photograph")).display();
+    if let Some(pixels) = options.size {
+        picture = picture.resized(pixels);
+    }
+    let output = Output::claim(&options.output)?;
+
+    let context = open(options.backend)?;
+    println!("back end  {context}"); // and why, if it is not what was hoped for
+    println!("style     {}, width {}; picture {}", options.style, net.width(), picture.size());
+    let began = Instant::now();
+    let made = pollster::block_on(Stylizer::new(&context, &net));
+    let mut stylizer = made.map_err(|e| failure(&options.style, &e))?;
+    let prepared = began.elapsed();
+
+    let began = Instant::now();
+    let painting = paint(&mut stylizer, &picture).map_err(|e| failure(source, &e))?;
+    let painted = began.elapsed();
+    let bytes = painting.encode(format).map_err(|e| failure(options.output.display(), &e))?;
+    output.write(&bytes)?;
+    println!("times     {} to prepare, {} to paint", seconds(prepared), seconds(painted));
+    println!("wrote     {}", options.output.display());
+    Ok(())
+}
+
+fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Error> {
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}").expect("the template is right");
+    let bar = ProgressBar::new(0).with_style(style);
+    let painting = stylizer.stylize(picture, |progress| {
+        bar.set_length(progress.total as u64);
+        bar.set_position(progress.done as u64);
+        bar.set_message(progress.stage);
+    });
+    let painting = pollster::block_on(painting);
+    bar.finish_and_clear();
+    painting
+}
+
+/// An embedded style by name, anything that ends in .safetensors from a file.
+fn load_style(style: &str) -> Result<TransformerNet, Failure> {
+    if !style.to_lowercase().ends_with(".safetensors") {
+        let named = Style::named(style).map_err(|e| Failure(e.to_string()))?;
+        return named.net().map_err(|e| failure(style, &e));
+    }
+    let bytes = std::fs::read(style).map_err(|e| failure(style, &e))?;
+    TransformerNet::from_safetensors(&bytes).map_err(|e| failure(style, &e))
+}
+
+fn load_picture(path: Option<&Path>) -> Result<Picture, Failure> {
+    match path {
+        None => Picture::decode(PHOTOGRAPH).map_err(|e| failure("embedded photograph", &e)),
+        Some(path) => Picture::open(path).map_err(|e| failure(path.display(), &e)),
+    }
+}
+
+fn open(backend: Backend) -> Result<Context, Failure> {
+    let (preference, allow_software) = match backend {
+        Backend::Auto => (Preference::Auto, false),
+        Backend::Gpu => (Preference::Gpu, true),
+        Backend::Host => (Preference::Host, false),
+    };
+    let options = ContextOptions { preference, allow_software, ..ContextOptions::default() };
+    let hint = "try --backend host";
+    Context::open_with_blocking(&options).map_err(|e| Failure(format!("no GPU: {e}; {hint}")))
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.3} s", duration.as_secs_f64())
+}
+
+fn failure(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
+    Failure(format!("{what}: {error}"))
+}
+
+/// The output file, opened before the work so that a name that cannot be written costs no waiting. What it held stays
+/// until there is something better; where there was no file, none is left behind by a failure.
+struct Output<'a> {
+    path: &'a Path,
+    created: bool,
+}
+
+impl<'a> Output<'a> {
+    fn claim(path: &'a Path) -> Result<Output<'a>, Failure> {
+        let created = !path.exists();
+        let opened =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        opened.map_err(|e| unwritable(path, e))?;
+        Ok(Output { path, created })
+    }
+
+    fn write(mut self, bytes: &[u8]) -> Result<(), Failure> {
+        std::fs::write(self.path, bytes).map_err(|e| unwritable(self.path, e))?;
+        self.created = false;
+        Ok(())
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        if self.created {
+            // Nothing to say if even that fails: another message is on its way.
+            let _ = std::fs::remove_file(self.path);
+        }
+    }
+}
+
+fn unwritable(path: &Path, error: std::io::Error) -> Failure {
+    failure(path.display(), &style_transfer::PictureError::Write(error))
+}

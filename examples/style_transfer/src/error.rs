@@ -1,0 +1,160 @@
+//! What can go wrong, one enum per phase, each saying what was found, what was expected, and the way out.
+
+use crate::net::{SMALLEST_SIDE, Size};
+use crate::styles;
+
+/// A weights file that is none, or that does not fit the network.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// Not a safetensors file, or a truncated one.
+    #[error("not a whole safetensors file: {0}")]
+    Format(#[from] safetensors::SafeTensorError),
+    /// A tensor of the network is not there.
+    #[error("tensor `{tensor}` is missing, expected with shape {expected:?}")]
+    Missing {
+        /// Its name.
+        tensor: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+    /// A tensor has another shape than the network's width asks for.
+    #[error(
+        "tensor `{tensor}` has shape {found:?}, expected {expected:?} in a network of width {width}"
+    )]
+    Shape {
+        /// Its name.
+        tensor: String,
+        /// The shape it should have.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+        /// The width, read from the first convolution.
+        width: usize,
+    },
+    /// The first convolution, from which the width is read, is no 9x9 convolution of three colours.
+    #[error("tensor `{tensor}` has shape {found:?}, expected [width, 3, 9, 9]")]
+    Width {
+        /// Its name.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A number format other than f32, f16, bf16.
+    #[error("tensor `{tensor}` holds {found:?}, expected F32, F16 or BF16")]
+    Dtype {
+        /// Its name.
+        tensor: String,
+        /// The number format in the file.
+        found: safetensors::Dtype,
+    },
+    /// A tensor that this network has no place for: the file belongs to another architecture.
+    #[error("tensor `{tensor}` of shape {found:?} has no place in this network")]
+    Unexpected {
+        /// Its name.
+        tensor: String,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+}
+
+/// A picture that cannot be read, used, or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PictureError {
+    /// The file cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Read(std::io::Error),
+    /// Neither JPEG nor PNG nor WebP, damaged, or beyond the decoder's limits.
+    #[error("no picture that can be read (JPEG, PNG and WebP can): {0}")]
+    Decode(image::ImageError),
+    /// Reflection padding needs more pixels.
+    #[error("{0} pixels are too few: each side needs at least {SMALLEST_SIDE}")]
+    TooSmall(Size),
+    /// The file name's ending names no format that can be written.
+    #[error("unknown picture format {0:?}: the name must end in .png, .jpg or .jpeg")]
+    UnknownFormat(String),
+    /// The encoder failed.
+    #[error("cannot be encoded: {0}")]
+    Encode(image::ImageError),
+    /// The file cannot be created or written.
+    #[error("cannot be written: {0}")]
+    Write(std::io::Error),
+}
+
+/// The device refuses the picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GpuError {
+    /// An activation would not fit one buffer.
+    #[error(
+        "a picture of {size} needs a buffer of {needed} bytes, but this device's {limit_name} is {limit}: \
+         try --size {suggestion}, or --backend host"
+    )]
+    TooLarge {
+        /// The picture's size.
+        size: Size,
+        /// Bytes of the largest activation.
+        needed: u64,
+        /// WebGPU's name of the limit.
+        limit_name: &'static str,
+        /// What the device allows.
+        limit: u64,
+        /// A longer side that fits.
+        suggestion: usize,
+    },
+    /// The device cannot run the convolution kernel.
+    #[error(
+        "the convolution needs {limit_name} {needed}, but this device has {limit}: try --backend host"
+    )]
+    Kernel {
+        /// WebGPU's name of the limit.
+        limit_name: &'static str,
+        /// What the kernel needs.
+        needed: u64,
+        /// What the device allows.
+        limit: u64,
+    },
+    /// The device ran out of memory.
+    #[error(
+        "the device has no memory left for this picture: try a smaller --size, or --backend host"
+    )]
+    OutOfMemory,
+    /// The driver refused something; a defect of ours or of the driver.
+    #[error("the device refused: {0}")]
+    Device(String),
+}
+
+/// Anything that keeps a picture from being stylized.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The picture itself.
+    #[error(transparent)]
+    Picture(#[from] PictureError),
+    /// The style's weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// No embedded style has this name.
+    #[error("unknown style `{0}`: the embedded ones are {known}; a file's name must end in .safetensors", known = styles::names())]
+    UnknownStyle(String),
+    /// The device.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A normalization.
+    #[error("{0}")]
+    Norm(#[source] Box<wgnorm::Error>),
+}
+
+// Boxed: it is larger than all others together, and every result would carry its size.
+impl From<wgnorm::Error> for Error {
+    fn from(error: wgnorm::Error) -> Error {
+        Error::Norm(Box::new(error))
+    }
+}
+
+impl From<wgnorm::ShapeError> for Error {
+    fn from(error: wgnorm::ShapeError) -> Error {
+        wgnorm::Error::from(error).into()
+    }
+}

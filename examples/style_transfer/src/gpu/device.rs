@@ -1,0 +1,56 @@
+//! What keeps wgpu from panicking or hanging: error scopes around whatever can fail, and waiting for a submission.
+
+use wgpu::{Device, ErrorFilter};
+
+use crate::error::GpuError;
+
+/// Runs `make` with all of wgpu's errors caught. Without a scope they would reach the application's handler, whose
+/// default is to panic.
+pub(super) async fn guarded<T>(device: &Device, make: impl FnOnce() -> T) -> Result<T, GpuError> {
+    let memory = device.push_error_scope(ErrorFilter::OutOfMemory);
+    let validation = device.push_error_scope(ErrorFilter::Validation);
+    let internal = device.push_error_scope(ErrorFilter::Internal);
+    let value = make();
+    // The scopes are a stack of this thread: all popped, in reverse, before anything is awaited.
+    let (internal, validation, memory) = (internal.pop(), validation.pop(), memory.pop());
+    let errors = [memory.await, validation.await, internal.await];
+    match errors.into_iter().flatten().next() {
+        None => Ok(value),
+        Some(wgpu::Error::OutOfMemory { .. }) => Err(GpuError::OutOfMemory),
+        Some(error) => Err(GpuError::Device(error.to_string())),
+    }
+}
+
+/// A submission under way.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) struct Ticket(wgpu::SubmissionIndex);
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Ticket {
+    pub fn submit(queue: &wgpu::Queue, commands: wgpu::CommandBuffer) -> Ticket {
+        Ticket(queue.submit([commands]))
+    }
+
+    pub async fn finished(self, device: &Device) -> Result<(), GpuError> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(self.0), timeout: None };
+        device.poll(wait).map(drop).map_err(|error| GpuError::Device(error.to_string()))
+    }
+}
+
+/// A submission under way. In a browser nobody can wait but the event loop, which calls back.
+#[cfg(target_arch = "wasm32")]
+pub(super) struct Ticket(futures_intrusive::channel::shared::OneshotReceiver<()>);
+
+#[cfg(target_arch = "wasm32")]
+impl Ticket {
+    pub fn submit(queue: &wgpu::Queue, commands: wgpu::CommandBuffer) -> Ticket {
+        queue.submit([commands]);
+        let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
+        queue.on_submitted_work_done(move || drop(sender.send(())));
+        Ticket(receiver)
+    }
+
+    pub async fn finished(self, _device: &Device) -> Result<(), GpuError> {
+        self.0.receive().await.ok_or_else(|| GpuError::Device("the device was lost".to_owned()))
+    }
+}

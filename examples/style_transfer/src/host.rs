@@ -1,0 +1,238 @@
+//! The network on the host: convolutions as matrix products, normalizations through wgnorm's host context.
+
+use gemm::Parallelism;
+use rayon::prelude::*;
+use wgnorm::{Activation, Context, Epilogue, Mode, NormLayer, Tensor};
+
+use crate::error::Error;
+use crate::net::{Finish, Geometry, Size, TransformerNet};
+use crate::norms::{Norm, norm_of};
+use crate::picture::Planes;
+use crate::stylizer::Progress;
+
+/// Values of the patch matrix that exist at a time (4 MiB): about what stays in a core's caches, and the reason why
+/// memory does not grow with the picture.
+const PATCH_VALUES: usize = 1 << 20;
+
+/// A network with its norms made on wgnorm's host context.
+pub(crate) struct HostNet {
+    context: Context,
+    net: TransformerNet,
+    norms: Vec<Option<Norm>>,
+}
+
+impl HostNet {
+    pub fn new(context: &Context, net: &TransformerNet) -> Result<HostNet, Error> {
+        let norms =
+            net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
+        Ok(HostNet { context: context.clone(), net: net.clone(), norms })
+    }
+
+    pub fn run(&self, input: &Planes, mut progress: impl FnMut(Progress)) -> Result<Planes, Error> {
+        let stages = self.net.stages();
+        let mut size = input.size;
+        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data)?;
+        let mut block_input = None;
+        for (index, (stage, norm)) in stages.iter().zip(&self.norms).enumerate() {
+            let values = x.as_slice().expect("the host context keeps tensors on the host");
+            let values = convolve(values, size, &stage.geometry, &stage.weight, &stage.bias);
+            size = stage.geometry.output(size);
+            let shape = [1, stage.geometry.out_channels, size.height, size.width];
+            let convolved = Tensor::from_vec(shape, values)?;
+            let y = match norm {
+                None => convolved,
+                Some(norm) => {
+                    let epilogue = match stage.finish {
+                        Finish::NormAddBlockInput => Epilogue::new()
+                            .with_addend(block_input.as_ref().expect("a block was opened")),
+                        _ => Epilogue::new().with_activation(Activation::Relu),
+                    };
+                    norm.forward_with(&self.context, &convolved, epilogue, Mode::Eval)?
+                }
+            };
+            if stage.finish == Finish::NormAddBlockInput {
+                block_input = None;
+            }
+            if self.net.opens_block(index) {
+                block_input = Some(x);
+            }
+            x = y;
+            progress(Progress { stage: stage.name, done: index + 1, total: stages.len() });
+        }
+        let data = x.as_slice().expect("the host context keeps tensors on the host").to_vec();
+        Ok(Planes { size, data })
+    }
+}
+
+/// Mirrors positions beside the edge of `n` elements; the edge itself is not repeated.
+fn reflect(position: isize, n: usize) -> usize {
+    let p = position.unsigned_abs();
+    p.min((2 * (n - 1)).wrapping_sub(p))
+}
+
+/// The convolution of `x` (`in_channels` planes of `size`), padding and upsampling included, with weights in PyTorch's
+/// order `(out, in, kernel, kernel)`.
+///
+/// The patch matrix (a row per input channel and kernel element, a column per output pixel) is made some columns at
+/// a time and multiplied by the weights.
+fn convolve(x: &[f32], size: Size, geometry: &Geometry, weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let output = geometry.output(size);
+    let (pixels, depth) = (output.area(), geometry.depth());
+    // Multiples of 64 columns keep the matrix product's inner loop on whole vectors.
+    let columns = (PATCH_VALUES / depth).next_multiple_of(64).min(pixels);
+    let patches = Patches::new(x, size, geometry);
+    let mut matrix = vec![0.0; depth * columns];
+    let mut y = Vec::with_capacity(pixels * geometry.out_channels);
+    for &value in bias {
+        y.resize(y.len() + pixels, value);
+    }
+    for first in (0..pixels).step_by(columns) {
+        let count = columns.min(pixels - first);
+        let matrix = &mut matrix[..depth * count];
+        matrix
+            .par_chunks_exact_mut(count)
+            .enumerate()
+            .for_each(|(row, values)| patches.fill(row, first, values));
+        add_product(weight, matrix, (geometry.out_channels, depth, count), &mut y[first..], pixels);
+    }
+    y
+}
+
+/// `y += a · b` for row-major `a` (m x k) and `b` (k x n), and `y` with rows `y_row` apart.
+fn add_product(
+    a: &[f32],
+    b: &[f32],
+    (m, k, n): (usize, usize, usize),
+    y: &mut [f32],
+    y_row: usize,
+) {
+    assert!(a.len() == m * k && b.len() == k * n && n <= y_row && y.len() >= (m - 1) * y_row + n);
+    let parallelism =
+        if cfg!(target_arch = "wasm32") { Parallelism::None } else { Parallelism::Rayon(0) };
+    let (y_row, k_row, n_row) = (y_row as isize, k as isize, n as isize);
+    // SAFETY: the strides reach (m-1)*y_row + n values of `y`, m*k of `a`, k*n of `b`, which the assertion checked; `y`
+    // is borrowed mutably, so nothing else sees it.
+    unsafe {
+        let (y, a, b) = (y.as_mut_ptr(), a.as_ptr(), b.as_ptr());
+        gemm::gemm(
+            m,
+            n,
+            k,
+            y,
+            1,
+            y_row,
+            true,
+            a,
+            1,
+            k_row,
+            b,
+            1,
+            n_row,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// The patch matrix, of which any part of any row can be made.
+struct Patches<'a> {
+    x: &'a [f32],
+    size: Size,
+    geometry: Geometry,
+    output: Size,
+    /// `columns[kernel column][output column]` is the input column.
+    columns: Vec<Vec<usize>>,
+}
+
+impl<'a> Patches<'a> {
+    fn new(x: &'a [f32], size: Size, geometry: &Geometry) -> Patches<'a> {
+        let (output, geometry) = (geometry.output(size), *geometry);
+        let column = |tap: usize, column: usize| {
+            Self::source(column * geometry.stride + tap, size.width, &geometry)
+        };
+        let row = |tap: usize| (0..output.width).map(|x| column(tap, x)).collect();
+        let columns = (0..geometry.kernel).map(row).collect();
+        Patches { x, size, geometry, output, columns }
+    }
+
+    /// Where the padded, upsampled position lies in an input of `n` elements.
+    fn source(padded: usize, n: usize, geometry: &Geometry) -> usize {
+        let position = padded as isize - (geometry.kernel / 2) as isize;
+        reflect(position, n * geometry.upsample) / geometry.upsample
+    }
+
+    /// Row `row` of the matrix, from column (output pixel) `first` on.
+    fn fill(&self, row: usize, first: usize, mut values: &mut [f32]) {
+        let kernel = self.geometry.kernel;
+        let (channel, tap_y, tap_x) =
+            (row / (kernel * kernel), row / kernel % kernel, row % kernel);
+        let plane = &self.x[channel * self.size.area()..][..self.size.area()];
+        let (mut y, mut x) = (first / self.output.width, first % self.output.width);
+        while !values.is_empty() {
+            let (part, rest) = values.split_at_mut((self.output.width - x).min(values.len()));
+            let source =
+                Self::source(y * self.geometry.stride + tap_y, self.size.height, &self.geometry);
+            let source = &plane[source * self.size.width..][..self.size.width];
+            self.fill_row(tap_x, x, source, part);
+            (values, y, x) = (rest, y + 1, 0);
+        }
+    }
+
+    /// A piece of one output row, from column `first` on.
+    fn fill_row(&self, tap: usize, first: usize, source: &[f32], values: &mut [f32]) {
+        let columns = &self.columns[tap][first..first + values.len()];
+        let pick = |values: &mut [f32], columns: &[usize]| {
+            for (value, &column) in values.iter_mut().zip(columns) {
+                *value = source[column];
+            }
+        };
+        if self.geometry.stride != 1 || self.geometry.upsample != 1 {
+            return pick(values, columns);
+        }
+        // Between the mirrored edges neighbours stay neighbours: copied, not picked.
+        let padding = self.geometry.kernel / 2;
+        let from = padding.saturating_sub(tap).clamp(first, first + values.len()) - first;
+        let to =
+            (self.size.width + padding - tap).clamp(first + from, first + values.len()) - first;
+        pick(&mut values[..from], &columns[..from]);
+        if from < to {
+            values[from..to].copy_from_slice(&source[columns[from]..][..to - from]);
+        }
+        pick(&mut values[to..], &columns[to..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CONVOLUTIONS, Case, assert_close, textbook};
+
+    #[test]
+    fn convolutions_agree_with_the_textbook() {
+        for (geometry, size) in CONVOLUTIONS {
+            let case = Case::new(geometry, size);
+            let y = convolve(&case.x, size, &geometry, &case.weight, &case.bias);
+            assert_close(&y, &textbook(&case), &format!("{geometry:?} on {size}"));
+        }
+    }
+
+    #[test]
+    fn a_matrix_made_in_several_strips_is_the_same() {
+        // depth 2592: 448 columns at a time, so that strips begin in the middle of rows.
+        let geometry =
+            Geometry { in_channels: 32, out_channels: 3, kernel: 9, stride: 1, upsample: 1 };
+        let case = Case::new(geometry, Size::new(37, 41));
+        let y = convolve(&case.x, case.size, &geometry, &case.weight, &case.bias);
+        assert_close(&y, &textbook(&case), "strips");
+    }
+
+    #[test]
+    fn reflection_mirrors_without_repeating_the_edge() {
+        let mirrored: Vec<_> = (-4..9).map(|p| reflect(p, 5)).collect();
+        assert_eq!(mirrored, [4, 3, 2, 1, 0, 1, 2, 3, 4, 3, 2, 1, 0]);
+    }
+}

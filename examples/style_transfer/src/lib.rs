@@ -1,0 +1,38 @@
+//! Fast neural style transfer: a photograph in, a painting of it out, in one pass of a small convolutional network.
+//!
+//! The demo of [`wgnorm`], and the proof that its layers fit into somebody else's command encoder: the convolutions
+//! are this crate's own kernels, each stage records one of them and then one fused normalization, and nothing is
+//! submitted in between. The same network runs on the host where there is no GPU.
+//!
+//! ```
+//! # pollster::block_on(async {
+//! use style_transfer::{PHOTOGRAPH, Picture, Style, Stylizer};
+//!
+//! let context = wgnorm::Context::host(); // or Context::open().await
+//! let net = Style::named("ink")?.net()?;
+//! let mut stylizer = Stylizer::new(&context, &net).await?;
+//! let picture = Picture::decode(PHOTOGRAPH)?.resized(64);
+//! let painting = stylizer.stylize(&picture, |progress| eprintln!("{}", progress.stage)).await?;
+//! assert_eq!(painting.size(), picture.size());
+//! # Ok::<_, style_transfer::Error>(())
+//! # }).unwrap();
+//! ```
+#![warn(missing_docs)]
+
+mod error;
+mod gpu;
+mod host;
+mod net;
+mod norms;
+mod picture;
+mod styles;
+mod stylizer;
+#[cfg(test)]
+mod testing;
+mod weights;
+
+pub use error::{Error, GpuError, PictureError, WeightsError};
+pub use net::{Finish, Geometry, NormWeights, SMALLEST_SIDE, Size, Stage, TransformerNet};
+pub use picture::{Format, Picture, Planes};
+pub use styles::{PHOTOGRAPH, STYLES, Style};
+pub use stylizer::{Progress, Stylizer};

@@ -1,0 +1,224 @@
+//! Pictures: read in any of three formats, turned upright, flattened, resized, and written again.
+
+use std::io::Cursor;
+
+use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, RgbImage, imageops};
+
+use crate::error::PictureError;
+use crate::net::{SMALLEST_SIDE, Size};
+
+/// The longest side that is decoded: beyond what cameras make, small enough that no header can exhaust memory.
+const LONGEST_SIDE: u32 = 32_768;
+/// What the decoder may allocate: 16384x16384 pixels of four bytes.
+const DECODED_BYTES: u64 = 1 << 30;
+/// JPEG quality: artefacts of lower ones show beside a style's hard edges.
+const JPEG_QUALITY: u8 = 92;
+
+/// An upright, opaque picture of eight bits per colour.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Picture {
+    pixels: RgbImage,
+}
+
+/// Three colour planes (red, green, blue) of f32 in 0..255, as the network reads and writes them: an NCHW tensor
+/// with N = 1 and C = 3.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planes {
+    /// Size of each plane.
+    pub size: Size,
+    /// `3 · height · width` values, rows contiguous.
+    pub data: Vec<f32>,
+}
+
+/// A format that can be written, by the ending of the file's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lossless.
+    Png,
+    /// Lossy, quality 92.
+    Jpeg,
+}
+
+impl Format {
+    /// The format that a file name asks for.
+    pub fn of(path: &std::path::Path) -> Result<Format, PictureError> {
+        let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        match ending.as_str() {
+            "png" => Ok(Format::Png),
+            "jpg" | "jpeg" => Ok(Format::Jpeg),
+            _ => Err(PictureError::UnknownFormat(ending)),
+        }
+    }
+}
+
+impl Picture {
+    /// Decodes JPEG, PNG or WebP (told apart by content, not by name), turns the picture upright as its EXIF data
+    /// ask, and lays transparent ones on white, as a browser shows them on an empty page.
+    pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
+        let mut reader = ImageReader::new(Cursor::new(bytes))
+            .with_guessed_format()
+            .map_err(PictureError::Read)?;
+        let mut limits = Limits::default();
+        limits.max_image_width = Some(LONGEST_SIDE);
+        limits.max_image_height = Some(LONGEST_SIDE);
+        limits.max_alloc = Some(DECODED_BYTES);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
+        // A picture with broken EXIF data is still a picture: shown as stored.
+        let orientation =
+            decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+        let mut decoded = DynamicImage::from_decoder(decoder).map_err(PictureError::Decode)?;
+        decoded.apply_orientation(orientation);
+        Ok(Picture { pixels: flatten(decoded) })
+    }
+
+    /// Reads and decodes a file.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: &std::path::Path) -> Result<Picture, PictureError> {
+        Picture::decode(&std::fs::read(path).map_err(PictureError::Read)?)
+    }
+
+    /// The size in pixels.
+    pub fn size(&self) -> Size {
+        Size::new(self.pixels.height() as usize, self.pixels.width() as usize)
+    }
+
+    /// The same picture with its longer side `pixels` long, the shorter in proportion (at least one pixel).
+    pub fn resized(&self, pixels: u32) -> Picture {
+        let (width, height) = self.pixels.dimensions();
+        let longer = f64::from(width.max(height));
+        let side = |n: u32| ((f64::from(n) * f64::from(pixels) / longer).round() as u32).max(1);
+        Picture {
+            pixels: imageops::resize(
+                &self.pixels,
+                side(width),
+                side(height),
+                imageops::FilterType::Lanczos3,
+            ),
+        }
+    }
+
+    /// The network's input.
+    ///
+    /// # Errors
+    /// [`PictureError::TooSmall`] if a side is below [`SMALLEST_SIDE`].
+    pub fn to_planes(&self) -> Result<Planes, PictureError> {
+        let size = self.size();
+        if size.height.min(size.width) < SMALLEST_SIDE {
+            return Err(PictureError::TooSmall(size));
+        }
+        let plane = |colour: usize| self.pixels.pixels().map(move |pixel| f32::from(pixel[colour]));
+        Ok(Planes { size, data: plane(0).chain(plane(1)).chain(plane(2)).collect() })
+    }
+
+    /// The network's output as a picture: the top left `size` of the planes, clamped to 0..255 and rounded half to
+    /// even (as PyTorch's `round` does, so that pictures compare equal).
+    pub fn from_planes(planes: &Planes, size: Size) -> Picture {
+        let value = |x: u32, y: u32, colour: usize| {
+            let row = colour * planes.size.height + y as usize;
+            let value = planes.data[row * planes.size.width + x as usize];
+            value.clamp(0.0, 255.0).round_ties_even() as u8
+        };
+        let pixel = |x, y| image::Rgb([value(x, y, 0), value(x, y, 1), value(x, y, 2)]);
+        Picture { pixels: RgbImage::from_fn(size.width as u32, size.height as u32, pixel) }
+    }
+
+    /// The bytes of a file in `format`.
+    pub fn encode(&self, format: Format) -> Result<Vec<u8>, PictureError> {
+        let mut bytes = Vec::new();
+        let (width, height) = self.pixels.dimensions();
+        let (data, colour) = (self.pixels.as_raw(), image::ExtendedColorType::Rgb8);
+        let written = match format {
+            Format::Png => PngEncoder::new(&mut bytes).write_image(data, width, height, colour),
+            Format::Jpeg => JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)
+                .write_image(data, width, height, colour),
+        };
+        written.map_err(PictureError::Encode)?;
+        Ok(bytes)
+    }
+
+    /// Red, green, blue of each pixel, rows contiguous.
+    pub fn as_rgb(&self) -> &[u8] {
+        self.pixels.as_raw()
+    }
+}
+
+fn flatten(decoded: DynamicImage) -> RgbImage {
+    if !decoded.color().has_alpha() {
+        return decoded.into_rgb8();
+    }
+    let rgba = decoded.into_rgba8();
+    let on_white = |value: u8, alpha: u32| {
+        ((u32::from(value) * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+    };
+    let mut flat = RgbImage::new(rgba.width(), rgba.height());
+    for (to, from) in flat.pixels_mut().zip(rgba.pixels()) {
+        let [r, g, b, alpha] = from.0;
+        to.0 = [r, g, b].map(|value| on_white(value, u32::from(alpha)));
+    }
+    flat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picture(width: u32, height: u32) -> Picture {
+        Picture {
+            pixels: RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7])),
+        }
+    }
+
+    #[test]
+    fn planes_and_back_is_the_same_picture() {
+        let picture = picture(6, 5);
+        let planes = picture.to_planes().unwrap();
+        assert_eq!(planes.data[..6], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(planes.data[30 + 6], 1.0, "second plane, second row");
+        assert_eq!(Picture::from_planes(&planes, planes.size), picture);
+    }
+
+    #[test]
+    fn output_is_cropped_clamped_and_rounded_half_to_even() {
+        let planes = Planes {
+            size: Size::new(1, 4),
+            data: vec![-3.0, 0.5, 1.5, 9.0, 254.5, 255.5, 2.5, 9.0, 300.0, f32::NAN, 0.49, 9.0],
+        };
+        let picture = Picture::from_planes(&planes, Size::new(1, 3));
+        assert_eq!(picture.as_rgb(), [0, 254, 255, 0, 255, 0, 2, 2, 0]);
+    }
+
+    #[test]
+    fn resizing_keeps_the_proportion_in_both_directions() {
+        assert_eq!(picture(40, 20).resized(10).size(), Size::new(5, 10));
+        assert_eq!(picture(20, 40).resized(80).size(), Size::new(80, 40));
+        assert_eq!(picture(100, 1).resized(10).size(), Size::new(1, 10));
+    }
+
+    #[test]
+    fn a_side_of_four_pixels_is_refused_with_the_smallest_that_works() {
+        assert!(picture(5, 5).to_planes().is_ok());
+        let message = picture(100, 4).to_planes().unwrap_err().to_string();
+        assert_eq!(message, "100x4 pixels are too few: each side needs at least 5");
+    }
+
+    #[test]
+    fn formats_go_by_the_name_whatever_its_case() {
+        assert_eq!(Format::of("a.b.PNG".as_ref()).unwrap(), Format::Png);
+        assert_eq!(Format::of("a.JpeG".as_ref()).unwrap(), Format::Jpeg);
+        assert!(matches!(Format::of("webp".as_ref()), Err(PictureError::UnknownFormat(_))));
+        assert!(matches!(Format::of("a.webp".as_ref()), Err(PictureError::UnknownFormat(_))));
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_again() {
+        let picture = picture(9, 8);
+        assert_eq!(Picture::decode(&picture.encode(Format::Png).unwrap()).unwrap(), picture);
+        assert_eq!(
+            Picture::decode(&picture.encode(Format::Jpeg).unwrap()).unwrap().size(),
+            picture.size()
+        );
+        assert!(matches!(Picture::decode(b"no picture"), Err(PictureError::Decode(_))));
+    }
+}

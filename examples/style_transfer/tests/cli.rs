@@ -1,0 +1,338 @@
+//! The program as a person meets it: what it writes, what it says, how it ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+use safetensors::{Dtype, tensor::TensorView};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_style-transfer");
+/// Small enough for every test to take a fraction of a second on the host.
+const SMALL: [&str; 4] = ["--backend", "host", "--size", "24"];
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).current_dir(folder).args(arguments).output().expect("the program starts")
+}
+
+/// Runs, expects success, and reads the picture it wrote.
+fn painted(folder: &Path, arguments: &[&str], output: &str) -> DynamicImage {
+    let result = run(folder, arguments);
+    assert!(result.status.success(), "{arguments:?}: {}", stderr(&result));
+    image::open(folder.join(output)).expect("a picture was written")
+}
+
+/// Runs, expects a failure, and returns the message.
+fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let result = run(folder, arguments);
+    assert_eq!(result.status.code(), Some(1), "{arguments:?}: {}", stderr(&result));
+    let message = stderr(&result);
+    assert!(message.starts_with("error: ") && !message.contains("panicked"), "{message}");
+    message
+}
+
+fn stderr(result: &Output) -> String {
+    String::from_utf8_lossy(&result.stderr).into_owned()
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A picture 30 wide and 20 high, dark on the left and bright on the right.
+fn photograph() -> DynamicImage {
+    RgbImage::from_fn(30, 20, |x, y| Rgb([8 * x as u8, 128, 6 * y as u8])).into()
+}
+
+fn save(folder: &TempDir, name: &str, picture: &DynamicImage) -> PathBuf {
+    let path = folder.path().join(name);
+    picture.save(&path).expect("the picture can be written");
+    path
+}
+
+fn small<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [arguments, &SMALL].concat()
+}
+
+#[test]
+fn without_arguments_it_paints_the_embedded_photograph() {
+    let folder = folder();
+    let result = run(folder.path(), &[]);
+    assert!(result.status.success(), "{}", stderr(&result));
+    let picture = image::open(folder.path().join("stylized.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (256, 256));
+    let said = String::from_utf8_lossy(&result.stdout).into_owned();
+    for expected in ["back end", "glass, width 16", "256x256", " s to paint", "stylized.png"] {
+        assert!(said.contains(expected), "{expected:?} is not in {said}");
+    }
+}
+
+#[test]
+fn list_names_every_style() {
+    let folder = folder();
+    let result = run(folder.path(), &["--list"]);
+    assert!(result.status.success());
+    let said = String::from_utf8_lossy(&result.stdout).into_owned();
+    let names: Vec<_> = said.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(names, ["glass", "ink", "swirl", "waves"]);
+    assert!(!folder.path().join("stylized.png").exists());
+}
+
+#[test]
+fn styles_differ_and_the_first_is_the_default() {
+    let folder = folder();
+    save(&folder, "in.png", &photograph());
+    let with = |style: &str, output: &str| {
+        painted(folder.path(), &small(&["in.png", output, "--style", style]), output).into_rgb8()
+    };
+    let default =
+        painted(folder.path(), &small(&["in.png", "default.png"]), "default.png").into_rgb8();
+    assert_eq!(default, with("glass", "glass.png"));
+    assert_ne!(default, with("ink", "ink.png"));
+}
+
+#[test]
+fn the_size_is_kept_or_the_longer_side_set() {
+    let folder = folder();
+    save(&folder, "in.png", &photograph());
+    let kept = painted(folder.path(), &["in.png", "kept.png", "--backend", "host"], "kept.png");
+    assert_eq!((kept.width(), kept.height()), (30, 20));
+    let resized = painted(folder.path(), &small(&["in.png", "small.png"]), "small.png");
+    assert_eq!((resized.width(), resized.height()), (24, 16));
+    let odd = ["in.png", "odd.png", "--backend", "host", "--size", "37"];
+    let odd = painted(folder.path(), &odd, "odd.png");
+    assert_eq!(
+        (odd.width(), odd.height()),
+        (37, 25),
+        "sides that are no multiples of 4 are cropped back"
+    );
+}
+
+#[test]
+fn jpeg_and_webp_are_read_and_jpeg_is_written() {
+    let folder = folder();
+    save(&folder, "in.webp", &photograph());
+    save(&folder, "in.jpg", &photograph());
+    for (input, output, format) in [
+        ("in.webp", "out.jpg", ImageFormat::Jpeg),
+        ("in.jpg", "out.JPEG", ImageFormat::Jpeg),
+        ("in.jpg", "out.png", ImageFormat::Png),
+    ] {
+        painted(folder.path(), &small(&[input, output]), output);
+        let bytes = std::fs::read(folder.path().join(output)).unwrap();
+        assert_eq!(image::guess_format(&bytes).unwrap(), format, "{output}");
+    }
+}
+
+#[test]
+fn the_format_goes_by_content_not_by_name() {
+    let folder = folder();
+    let path = save(&folder, "in.png", &photograph());
+    std::fs::rename(path, folder.path().join("in.jpg")).unwrap();
+    painted(folder.path(), &small(&["in.jpg", "out.png"]), "out.png");
+}
+
+/// Orientation 6: the camera was turned, the picture must be shown turned clockwise.
+#[test]
+fn exif_orientation_is_applied() {
+    let folder = folder();
+    let path = save(&folder, "plain.jpg", &photograph());
+    let plain = std::fs::read(path).unwrap();
+    // An APP1 segment after the start-of-image marker: a TIFF header and one entry, 0x0112 = 6.
+    let mut segment = b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01".to_vec();
+    segment.extend(b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0");
+    let turned = [&plain[..2], &segment, &plain[2..]].concat();
+    std::fs::write(folder.path().join("turned.jpg"), turned).unwrap();
+    let decoded = image::open(folder.path().join("plain.jpg")).unwrap().rotate90();
+    save(&folder, "expected.png", &decoded);
+
+    let arguments = |input| [input, "out.png", "--backend", "host"];
+    let turned = painted(folder.path(), &arguments("turned.jpg"), "out.png");
+    assert_eq!((turned.width(), turned.height()), (20, 30));
+    let expected = painted(folder.path(), &arguments("expected.png"), "out.png");
+    assert_eq!(turned.into_rgb8(), expected.into_rgb8(), "turned clockwise, not the other way");
+}
+
+#[test]
+fn transparency_lies_on_white() {
+    let folder = folder();
+    let ink = |x: u32, y: u32| (x / 5 + y / 5).is_multiple_of(2);
+    // Invisible black: as if nothing were there.
+    let clear = RgbaImage::from_fn(30, 20, |x, y| Rgba([0, 0, 0, if ink(x, y) { 255 } else { 0 }]));
+    let flat = RgbImage::from_fn(30, 20, |x, y| Rgb([if ink(x, y) { 0 } else { 255 }; 3]));
+    save(&folder, "clear.png", &clear.into());
+    save(&folder, "flat.png", &flat.into());
+    let arguments = |input| [input, "out.png", "--backend", "host"];
+    let clear = painted(folder.path(), &arguments("clear.png"), "out.png");
+    assert!(!clear.color().has_alpha());
+    let flat = painted(folder.path(), &arguments("flat.png"), "out.png");
+    assert_eq!(clear.into_rgb8(), flat.into_rgb8());
+}
+
+#[test]
+fn an_unknown_style_is_named_with_the_known_ones() {
+    let message = refused(folder().path(), &["--style", "oil"]);
+    assert!(message.contains("`oil`") && message.contains("glass, ink, swirl, waves"), "{message}");
+}
+
+#[test]
+fn unreadable_pictures_are_named() {
+    let folder = folder();
+    std::fs::write(folder.path().join("garbage.jpg"), b"this is no picture").unwrap();
+    let whole = save(&folder, "whole.png", &photograph());
+    let bytes = std::fs::read(whole).unwrap();
+    std::fs::write(folder.path().join("half.png"), &bytes[..bytes.len() / 2]).unwrap();
+    for (input, expected) in [
+        ("missing.png", "missing.png: cannot be read"),
+        ("garbage.jpg", "garbage.jpg: no picture that can be read (JPEG, PNG and WebP can)"),
+        ("half.png", "half.png: no picture that can be read"),
+        (".", "cannot be read"),
+    ] {
+        let message = refused(folder.path(), &small(&[input, "out.png"]));
+        assert!(message.contains(expected), "{message}");
+        assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
+    }
+}
+
+#[test]
+fn a_picture_that_is_too_small_names_the_smallest_size() {
+    let folder = folder();
+    let thin: DynamicImage = RgbImage::new(40, 4).into();
+    save(&folder, "thin.png", &thin);
+    let message = refused(folder.path(), &["thin.png", "out.png", "--backend", "host"]);
+    assert!(message.contains("thin.png: 40x4") && message.contains("at least 5"), "{message}");
+    assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
+}
+
+/// A style of width 1 whose tensor `name` has `shape` instead of its own.
+fn weights(name: &str, shape: &[usize]) -> Vec<u8> {
+    let net = [("conv1", "in1", 3, 1, 9), ("conv2", "in2", 1, 2, 3), ("conv3", "in3", 2, 4, 3)];
+    let net =
+        net.map(|(conv, norm, i, o, k)| (conv.to_owned(), norm.to_owned(), i, o, k)).into_iter();
+    let blocks = (1..=5).flat_map(|b| {
+        [1, 2].map(|c| (format!("res{b}.conv{c}"), format!("res{b}.in{c}"), 4, 4, 3))
+    });
+    let up = [("deconv1", "in4", 4, 2, 3), ("deconv2", "in5", 2, 1, 3), ("deconv3", "", 1, 3, 9)];
+    let up = up.map(|(conv, norm, i, o, k)| (conv.to_owned(), norm.to_owned(), i, o, k));
+    let mut shapes = Vec::new();
+    for (conv, norm, i, o, k) in net.chain(blocks).chain(up) {
+        shapes.push((format!("{conv}.conv2d.weight"), vec![o, i, k, k]));
+        shapes.push((format!("{conv}.conv2d.bias"), vec![o]));
+        if !norm.is_empty() {
+            shapes.push((format!("{norm}.weight"), vec![o]));
+            shapes.push((format!("{norm}.bias"), vec![o]));
+        }
+    }
+    for tensor in &mut shapes {
+        if tensor.0 == name {
+            tensor.1 = shape.to_vec();
+        }
+    }
+    let zeros = vec![0; 4 * 1000];
+    let view = |(name, shape): (String, Vec<usize>)| {
+        let bytes = 4 * shape.iter().product::<usize>();
+        (name, TensorView::new(Dtype::F32, shape, &zeros[..bytes]).unwrap())
+    };
+    safetensors::serialize(shapes.into_iter().map(view), None).unwrap()
+}
+
+#[test]
+fn a_file_of_weights_is_a_style() {
+    let folder = folder();
+    std::fs::write(folder.path().join("own.safetensors"), weights("", &[])).unwrap();
+    let own = small(&["--style", "own.safetensors"]);
+    let picture = painted(folder.path(), &own, "stylized.png").into_rgb8();
+    assert!(picture.pixels().all(|pixel| pixel.0 == [0, 0, 0]), "weights of zero paint black");
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named_with_both_shapes() {
+    let folder = folder();
+    let path = folder.path().join("own.safetensors");
+    std::fs::write(&path, weights("res4.conv2.conv2d.weight", &[4, 4, 5, 5])).unwrap();
+    let message = refused(folder.path(), &small(&["--style", "own.safetensors"]));
+    for expected in
+        ["own.safetensors", "`res4.conv2.conv2d.weight`", "[4, 4, 5, 5]", "expected [4, 4, 3, 3]"]
+    {
+        assert!(message.contains(expected), "{expected:?} is not in {message}");
+    }
+}
+
+#[test]
+fn truncated_and_missing_weights_are_refused() {
+    let folder = folder();
+    let whole = weights("", &[]);
+    std::fs::write(folder.path().join("half.safetensors"), &whole[..whole.len() - 100]).unwrap();
+    let message = refused(folder.path(), &small(&["--style", "half.safetensors"]));
+    assert!(message.contains("half.safetensors: not a whole safetensors file"), "{message}");
+    let message = refused(folder.path(), &small(&["--style", "none.safetensors"]));
+    assert!(message.contains("none.safetensors: "), "{message}");
+}
+
+#[test]
+fn unwritable_outputs_are_refused_before_the_work() {
+    let folder = folder();
+    save(&folder, "in.png", &photograph());
+    std::fs::create_dir(folder.path().join("folder.png")).unwrap();
+    for (output, expected) in [
+        ("nowhere/out.png", "nowhere/out.png: cannot be written"),
+        ("folder.png", "folder.png: cannot be written"),
+        (
+            "out.gif",
+            "out.gif: unknown picture format \"gif\": the name must end in .png, .jpg or .jpeg",
+        ),
+        ("out", "the name must end in"),
+    ] {
+        let result = run(folder.path(), &small(&["in.png", output]));
+        assert_eq!(result.status.code(), Some(1), "{output}");
+        assert!(stderr(&result).contains(expected), "{}", stderr(&result));
+        assert!(
+            !String::from_utf8_lossy(&result.stdout).contains("back end"),
+            "{output}: nothing was begun"
+        );
+    }
+}
+
+#[test]
+fn an_output_that_exists_survives_a_failure_and_is_replaced_by_success() {
+    let folder = folder();
+    save(&folder, "in.png", &photograph());
+    std::fs::write(folder.path().join("out.png"), b"precious").unwrap();
+    let thin: DynamicImage = RgbImage::new(40, 4).into();
+    save(&folder, "thin.png", &thin);
+    refused(folder.path(), &["thin.png", "out.png", "--backend", "host"]);
+    assert_eq!(std::fs::read(folder.path().join("out.png")).unwrap(), b"precious");
+    painted(folder.path(), &small(&["in.png", "out.png"]), "out.png");
+}
+
+#[test]
+fn asking_for_a_gpu_where_there_is_none_is_an_error_and_auto_takes_the_host() {
+    let folder = folder();
+    let run = |backend: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.current_dir(folder.path()).args(["--size", "24", "--backend", backend]);
+        // No Vulkan driver, and no other back end.
+        for name in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            command.env(name, "/nonexistent.json");
+        }
+        command.env("WGPU_BACKEND", "vulkan").env_remove("WGNORM_ADAPTER");
+        command.output().expect("the program starts")
+    };
+    if cfg!(target_os = "linux") {
+        let refused = run("gpu");
+        assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains("no GPU: "), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains("--backend host"), "{}", stderr(&refused));
+        assert!(!folder.path().join("stylized.png").exists(), "nothing is left behind");
+        let fallen_back = run("auto");
+        assert!(fallen_back.status.success(), "{}", stderr(&fallen_back));
+        assert!(String::from_utf8_lossy(&fallen_back.stdout).contains("host"));
+    }
+}
+
+#[test]
+fn wrong_options_are_usage_errors() {
+    for arguments in [["--size", "0"], ["--backend", "abacus"], ["--sise", "9"]] {
+        assert_eq!(run(folder().path(), &arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
