@@ -154,7 +154,11 @@ fn rows(stage: &Stage) -> Vec<(u32, u32, u32)> {
 fn check(problem: &Problem, caps: &Caps, offsets: &Offsets) -> Result<(), TestCaseError> {
     let plan = match Plan::forward(problem, caps, offsets) {
         Ok(plan) => plan,
-        Err(PlanError::Limit { .. }) if caps.max_binding < 4096 => return Ok(()),
+        // Bindings as small as these tests' may not hold the statistics of so many slices.
+        Err(PlanError::Limit { what: "partial statistics", needed, limit, .. }) => {
+            prop_assert!(needed > limit && limit == caps.max_binding && limit < 1 << 20);
+            return Ok(());
+        }
         Err(error) => return Err(TestCaseError::fail(error.to_string())),
     };
     let view = &problem.view;
@@ -229,7 +233,7 @@ proptest! {
         s in prop_oneof![1u32..100, 1u32..5000, 16_000u32..40_000],
         lanes in prop_oneof![Just(1u32), Just(7), Just(64), Just(256), Just(1024)],
         // From windows that hold a few slices to windows that hold everything.
-        max_binding in prop_oneof![1024u64..9000, 9000u64..100_000, Just(128 << 20)],
+        max_binding in prop_oneof![2048u64..9000, 9000u64..100_000, Just(128 << 20)],
         max_grid in prop_oneof![Just(40_000u32), Just(65535)],
         alignment in prop_oneof![Just(32u64), Just(256)],
         offsets in (0u64..100, 0u64..100),
