@@ -28,7 +28,7 @@ fn apply(
     }
     all = row_merge(invocation, all);
     mean = all.yz;
-    variance = all.w / all.x;
+    variance = not_negative(all).w / all.x;
   }
   let affine = affine_of(row.group, rstd_of(variance));
   let steps = (task.slicing.y + LANES * 4u - 1u) / (LANES * 4u);

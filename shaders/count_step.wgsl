@@ -6,5 +6,5 @@
 
 @compute @workgroup_size(1)
 fn count_step() {
-  tracked[0] += 1u;
+  tracked[0] += select(0u, 1u, tracked[0] < 0xffffffffu); // saturates, as on the host
 }

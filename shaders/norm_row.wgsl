@@ -37,7 +37,8 @@ fn norm_row(
   var v1 = vec4(0.0);
   var v2 = vec4(0.0); var v3 = vec4(0.0);
   var v4 = vec4(0.0); var v5 = vec4(0.0); var v6 = vec4(0.0); var v7 = vec4(0.0);
-  var v8 = vec4(0.0); var v9 = vec4(0.0); var v10 = vec4(0.0); var v11 = vec4(0.0); var v12 = vec4(0.0); var v13 = vec4(0.0); var v14 = vec4(0.0); var v15 = vec4(0.0);
+  var v8 = vec4(0.0); var v9 = vec4(0.0); var v10 = vec4(0.0); var v11 = vec4(0.0);
+  var v12 = vec4(0.0); var v13 = vec4(0.0); var v14 = vec4(0.0); var v15 = vec4(0.0);
 
   v0 = load(row, 0u);
   if TILE > 1u {
@@ -99,7 +100,7 @@ fn norm_row(
   }
   let sums = row_sum(invocation, vec4(sum4(s), sum4(q), 0.0, 0.0));
   let e = sums.x / n;
-  let variance = sums.y / n - e * e;
+  let variance = not_negative(vec4(sums.y / n - e * e)).x; // rounding may make it negative
   if SAVE {
     if row.lane == 0u && row.end > 0u {
       moments[along(task.stat, row.group)] = vec4(n, m, select(0.0, e, finite(m)), variance * n);

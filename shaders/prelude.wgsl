@@ -86,10 +86,14 @@ fn merge(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
   return select(select(both, b, a.x == 0.0), a, b.x == 0.0);
 }
 
-// 1/sqrt(var + eps). With eps 0 a constant group has xhat 0, not NaN.
+// 1/sqrt(var + eps). With eps 0 a constant group has xhat 0, not NaN; so has one whose variance is subnormal, where
+// devices may flush to 0 and divide by it. A negative variance, which running statistics
+// can have (a momentum outside 0..1), gives NaN as in PyTorch; the builtin may give anything.
 fn rstd_of(variance: f32) -> f32 {
-  let v = not_negative(vec4(variance)).x + task.scalars.x; // rounding may have made it negative
-  return select(inverseSqrt(v), 0.0, v == 0.0);
+  let v = variance + task.scalars.x;
+  let bits = bitcast<u32>(v);
+  let root = bitcast<f32>(select(bitcast<u32>(inverseSqrt(v)), bits | 0x7fc00000u, bits > 0x80000000u));
+  return select(root, 0.0, (bits & 0x7f800000u) == 0u);
 }
 
 var<workgroup> slots: array<vec4<f32>, WG>;

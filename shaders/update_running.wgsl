@@ -43,7 +43,7 @@ fn update_running(
     var factor = task.scalars.y;
     var rest = task.scalars.z;
     if CUMULATIVE {
-      factor = 1.0 / f32(tracked[0] + 1u);
+      factor = 1.0 / (f32(tracked[0]) + 1.0);
       rest = 1.0 - factor;
     }
     running[c] = rest * running[c] + factor * (origin + sums.x);

@@ -133,7 +133,8 @@ impl Context {
         pollster::block_on(Self::open_with(options))
     }
 
-    /// Runs on the application's own device. Its limits are taken as they are; its error and loss
+    /// Runs on the application's own device, and on the queue that came with it (wgpu gives no way to
+    /// tell, so that they belong together is the caller's promise). Its limits are taken as they are; its error and loss
     /// callbacks stay the application's, and nothing here polls it but the blocking helpers.
     ///
     /// # Errors
@@ -191,12 +192,13 @@ impl Context {
     }
 
     /// How many wgpu objects this context has created so far, command encoders excepted. It stops
-    /// growing once the same calls repeat.
+    /// growing once the same calls repeat (per layer up to 32 sets of operands).
     pub fn objects_created(&self) -> u64 {
         self.gpu().map_or(0, |gpu| gpu.device.created())
     }
 
-    /// Lets go of the free memory kept for reuse. Layers keep their latest calls.
+    /// Lets go of the free memory kept for reuse. Layers keep their latest calls, see
+    /// [`Parameters::trim`](crate::Parameters::trim).
     pub fn trim(&self) {
         if let Some(gpu) = self.gpu() {
             gpu.trim();

@@ -32,8 +32,8 @@ pub enum ConfigError {
         /// The value given.
         got: f64,
     },
-    /// `momentum` must be finite; values outside 0..=1 are accepted, as in PyTorch.
-    #[error("{layer}: momentum must be finite, got {got}")]
+    /// `momentum` must be finite in f32; values outside 0..=1 are accepted, as in PyTorch.
+    #[error("{layer}: momentum must be finite (in f32), got {got}")]
     Momentum {
         /// The layer's name.
         layer: &'static str,
@@ -136,7 +136,10 @@ pub enum ShapeError {
 #[non_exhaustive]
 pub enum OperandError {
     /// Data on the host where the GPU is wanted, or the reverse, or on another device.
-    #[error("{operand} is not on this context's {expected}; move it with Tensor::to_context")]
+    #[error(
+        "{operand} is not on this context's {expected}; bring host data there with \
+         Tensor::to_context, data of a GPU to the host with Tensor::to_vec"
+    )]
     Elsewhere {
         /// Which operand.
         operand: &'static str,
@@ -193,12 +196,12 @@ pub enum OperandError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// A buffer larger than the device allows.
-    #[error("{what} needs {needed} bytes, this device's {limit_name} is {limit}")]
+    /// Something larger than the device allows.
+    #[error("{what} needs {needed}, this device's {limit_name} is {limit}")]
     Limit {
         /// What is too large.
         what: &'static str,
-        /// Bytes needed.
+        /// What is needed, in the limit's unit.
         needed: u64,
         /// The limit's name in WebGPU.
         limit_name: &'static str,

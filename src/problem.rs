@@ -59,14 +59,14 @@ pub enum Momentum {
     Frozen,
 }
 
-// Momentum is finite by construction, so equality is reflexive.
+// A factor that is not finite is refused before it becomes part of a key.
 impl Eq for Momentum {}
 
 impl Hash for Momentum {
     fn hash<H: Hasher>(&self, state: &mut H) {
         std::mem::discriminant(self).hash(state);
         if let Momentum::Factor(factor) = self {
-            factor.to_bits().hash(state);
+            (factor + 0.0).to_bits().hash(state); // -0 equals 0
         }
     }
 }
@@ -103,14 +103,14 @@ pub struct Problem {
     pub update: Option<RunningUpdate>,
 }
 
-// eps is finite by construction, so equality is reflexive.
+// An eps that is not finite is refused before it becomes part of a key.
 impl Eq for Problem {}
 
 impl Hash for Problem {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.view.hash(state);
         self.source.hash(state);
-        self.eps.to_bits().hash(state);
+        (self.eps + 0.0).to_bits().hash(state);
         (self.weight, self.bias, self.addend).hash(state);
         self.activation.hash(state);
         self.update.hash(state);

@@ -3,29 +3,12 @@
 
 mod common;
 
-use common::{device, oracle, random, tolerance};
+use common::device::{self, buffer, encoder};
+use common::{oracle, random, tolerance};
 use wgnorm::{
-    Activation, Affine, Backend, Context, ContextOptions, Epilogue, Error, InstanceNorm1d,
-    InstanceNorm2d, Mode, Momentum, NormLayer, OneValue, OpenError, OperandError, Preference,
-    RunError, ShapeError, StateError, Tensor,
+    Activation, Affine, Context, Epilogue, Error, Estimator, InstanceNorm1d, InstanceNorm2d, Mode,
+    Momentum, NormLayer, OneValue, Tensor,
 };
-
-const USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
-    .union(wgpu::BufferUsages::COPY_SRC)
-    .union(wgpu::BufferUsages::COPY_DST);
-
-fn buffer(device: &wgpu::Device, bytes: u64) -> wgpu::Buffer {
-    device.create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: bytes,
-        usage: USAGE,
-        mapped_at_creation: false,
-    })
-}
-
-fn encoder(device: &wgpu::Device) -> wgpu::CommandEncoder {
-    device.create_command_encoder(&Default::default())
-}
 
 fn plain(x: &[f32], [n, c, s]: [usize; 3]) -> Vec<f64> {
     let oracle = oracle::InstanceNorm {
@@ -48,9 +31,13 @@ fn plain(x: &[f32], [n, c, s]: [usize; 3]) -> Vec<f64> {
 fn views_at_any_offset() {
     let Some((device, queue)) = device::foreign(|_| ()) else { return };
     let context = Context::from_device(&device, &queue).unwrap();
-    let shape = [2, 3, 1601];
-    let len: usize = shape.iter().product();
-    for (x_at, y_at, a_at) in [(0, 0, 0), (1, 2, 3), (4, 8, 12), (64, 64, 64), (1000, 77, 4)] {
+    // One and four elements at a time, in registers and in slices.
+    let shapes = [[2, 3, 1601], [2, 3, 1604], [1, 3, 20_004]];
+    let offsets = [(0, 0, 0), (1, 2, 3), (4, 8, 12), (64, 64, 64), (1000, 77, 4)];
+    for (shape, (x_at, y_at, a_at)) in
+        shapes.iter().flat_map(|&shape| offsets.map(|offset| (shape, offset)))
+    {
+        let len: usize = shape.iter().product();
         let x = random::gauss4(len, 5, 2.0, 1.0);
         let a = random::gauss4(len, 6, 1.0, 0.0);
         let around = |data: &[f32], at: usize| {
@@ -67,7 +54,15 @@ fn views_at_any_offset() {
             Tensor::from_buffer(&context, buffer.clone(), at as u64 * 4, shape).unwrap()
         };
         let (tx, ty, ta) = (view(&bx, x_at), view(&by, y_at), view(&ba, a_at));
-        let norm = InstanceNorm1d::config(3).init(&context).unwrap();
+        let mut norm = InstanceNorm1d::config(3).with_affine(Affine::Both).init(&context).unwrap();
+        // The parameters too are the application's, at offsets of their own.
+        let (weight, bias) = ([0.5, -2.0, 3.0], [1.0, 0.0, -1.5]);
+        let (bw, bb) = (around(&weight, a_at), around(&bias, x_at));
+        let param = |buffer: wgpu::Buffer, at: usize| {
+            Tensor::from_buffer(&context, buffer, at as u64 * 4, [3]).unwrap()
+        };
+        norm.set_weight(&param(bw, a_at)).unwrap();
+        norm.set_bias(&param(bb, x_at)).unwrap();
         let mut commands = encoder(&device);
         let epilogue = Epilogue::new().with_addend(&ta).with_activation(Activation::Relu);
         norm.record(&context, &mut commands, &tx, &ty, epilogue, Mode::Eval).unwrap();
@@ -75,10 +70,22 @@ fn views_at_any_offset() {
 
         let whole = Tensor::from_buffer(&context, by.clone(), 0, [y_at + len + 70]).unwrap();
         let got = whole.to_vec_blocking().unwrap();
-        let want: Vec<f64> =
-            plain(&x, shape).iter().zip(&a).map(|(y, &a)| (y + f64::from(a)).max(0.0)).collect();
-        let what = format!("offsets {x_at} {y_at} {a_at}");
-        tolerance::assert_close(&got[y_at..][..len], &want, tolerance::Y, &what);
+        let [n, c, s] = shape;
+        let want = oracle::InstanceNorm {
+            n,
+            c,
+            s,
+            eps: 1e-5,
+            weight: Some(&weight),
+            bias: Some(&bias),
+            running: None,
+            addend: Some(&a),
+            relu: true,
+        };
+        let what = format!("{shape:?}, offsets {x_at} {y_at} {a_at}");
+        // Weights up to 3: three times the usual rounding.
+        let want = want.forward(&x);
+        tolerance::assert_close(&got[y_at..][..len], &want, 3.0 * tolerance::Y, &what);
         assert!(got[..y_at].iter().all(|v| v.is_nan()), "{what}: written before y");
         assert!(got[y_at + len..].iter().all(|v| v.is_nan()), "{what}: written behind y");
     }
@@ -190,23 +197,11 @@ fn recording_does_nothing_yet() {
     let commands = commands.finish();
     assert_eq!(y.to_vec_blocking().unwrap(), [0.0; 4]);
     assert_eq!(norm.running_mean().unwrap().to_vec_blocking().unwrap(), [0.0]);
-    assert_eq!(count(&device, &norm), 0);
+    assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 0);
     queue.submit([commands]);
     assert_eq!(norm.running_mean().unwrap().to_vec_blocking().unwrap(), [3.0]);
-    assert_eq!(count(&device, &norm), 1);
+    assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 1);
     assert!(y.to_vec_blocking().unwrap()[3] > 1.0);
-}
-
-/// `num_batches_tracked` on the application's device, which it polls itself.
-fn count(device: &wgpu::Device, norm: &InstanceNorm1d) -> u64 {
-    std::thread::scope(|scope| {
-        let count = scope.spawn(|| pollster::block_on(norm.num_batches_tracked()).unwrap());
-        while !count.is_finished() {
-            device.poll(wgpu::PollType::Poll).unwrap();
-            std::thread::yield_now();
-        }
-        count.join().unwrap()
-    })
 }
 
 /// Cumulative averages over several steps, counted on the device.
@@ -228,10 +223,20 @@ fn cumulative_average() {
             let x = Tensor::from_slice([1, 2, 10], &x).unwrap().to_context(&context).unwrap();
             norm.forward(&context, &x, Mode::Train).unwrap();
         }
-        assert_eq!(pollster::block_on(norm.num_batches_tracked()).unwrap(), 5);
+        assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 5);
         let got = norm.running_mean().unwrap().to_vec_blocking().unwrap();
         tolerance::assert_close(&got, &means, tolerance::RUNNING, device.name);
     }
+}
+
+/// What running statistics with momentum 1 become: means over the samples of means and unbiased
+/// variances.
+fn batch_statistics(x: &[f32], [n, c, s]: [usize; 3]) -> (Vec<f64>, Vec<f64>) {
+    let over_samples = |f: &dyn Fn((f64, f64)) -> f64, channel: usize| {
+        (0..n).map(|i| f(oracle::statistics(x, i, channel, c, s))).sum::<f64>() / n as f64
+    };
+    let unbiased = s as f64 / (s as f64 - 1.0);
+    (0..c).map(|c| (over_samples(&|(m, _)| m, c), over_samples(&|(_, v)| v * unbiased, c))).unzip()
 }
 
 /// Tensors over the binding limit go through windows, inside a group too.
@@ -256,7 +261,9 @@ fn tensors_over_the_binding_limit() {
             queue.write_buffer(&buffer, at, bytemuck::cast_slice(data));
             Tensor::from_buffer(&context, buffer, at, shape).unwrap()
         };
-        let (tx, ta, ty) = (place(&x, 12), place(&a, 0), place(&vec![0.0; len], 260));
+        // Where the length allows it, four elements at a time.
+        let at = if shape[2] % 4 == 0 { 48 } else { 12 };
+        let (tx, ta, ty) = (place(&x, at), place(&a, 0), place(&vec![0.0; len], 256 + at));
         let norm = InstanceNorm1d::config(shape[1])
             .with_track_running_stats(true)
             .with_momentum(Momentum::Factor(1.0))
@@ -269,6 +276,9 @@ fn tensors_over_the_binding_limit() {
             queue.submit([commands.finish()]);
             let (mean, var) = (norm.running_mean().unwrap(), norm.running_var().unwrap());
             let stats = [mean, var].map(|t| t.to_vec_blocking().unwrap());
+            let (means, variances) = batch_statistics(&x, shape);
+            tolerance::assert_close(&stats[0], &means, tolerance::RUNNING, "running_mean");
+            tolerance::assert_close(&stats[1], &variances, tolerance::RUNNING, "running_var");
             let want = oracle::InstanceNorm {
                 n: shape[0],
                 c: shape[1],
@@ -337,6 +347,53 @@ fn the_steady_state_creates_nothing() {
     assert_eq!(census(), warm);
 }
 
+/// A ring of the application's buffers is warm too, and its memory is let go of on request.
+#[test]
+fn a_ring_of_buffers_creates_nothing() {
+    let Some((device, queue)) = device::foreign(|_| ()) else { return };
+    let context = Context::from_device(&device, &queue).unwrap();
+    let norm = InstanceNorm1d::config(1).with_track_running_stats(true).init(&context).unwrap();
+    let tensor = |_| Tensor::from_buffer(&context, buffer(&device, 1024), 0, [1, 1, 256]).unwrap();
+    let ring: Vec<_> = (0..6).map(|i| (tensor(i), tensor(i))).collect();
+    let round = || {
+        for (x, y) in &ring {
+            for mode in [Mode::Train, Mode::Eval] {
+                let mut commands = encoder(&device);
+                norm.record(&context, &mut commands, x, y, Epilogue::new(), mode).unwrap();
+                queue.submit([commands.finish()]);
+            }
+        }
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        context.objects_created()
+    };
+    let warm = round();
+    assert_eq!((round(), round()), (warm, warm));
+    let live = || device.get_internal_counters().hal.buffers.read();
+    let held = live();
+    drop(ring);
+    norm.trim();
+    device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+    assert_eq!(live(), held - 12, "the layer still holds the application's buffers");
+}
+
+/// What a context keeps free is bounded, and given up on request.
+#[test]
+fn pools_are_bounded() {
+    let Some(context) = device::gpu() else { return };
+    let device = context.device().unwrap();
+    let live = || {
+        device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        device.get_internal_counters().hal.buffers.read()
+    };
+    drop(Tensor::zeros(&context, [64]).unwrap());
+    context.trim();
+    let before = live();
+    drop((0..40).map(|_| Tensor::zeros(&context, [64]).unwrap()).collect::<Vec<_>>());
+    assert_eq!(live(), before + 16, "a pool keeps 16 free buffers");
+    context.trim();
+    assert_eq!(live(), before);
+}
+
 /// Memory that somebody outside could still use is not handed out again.
 #[test]
 fn recorded_memory_is_not_recycled() {
@@ -348,193 +405,72 @@ fn recorded_memory_is_not_recycled() {
     let x = place(&[1.0, 2.0, 3.0, 4.0]);
     let middle = Tensor::zeros(&context, [1, 1, 4]).unwrap();
     let y = Tensor::zeros(&context, [1, 1, 4]).unwrap();
+    let addend = place(&[5.0; 4]);
     let mut commands = encoder(device);
+    let plus = Epilogue::new().with_addend(&addend);
     norm.record(&context, &mut commands, &x, &middle, Epilogue::new(), Mode::Eval).unwrap();
-    norm.record(&context, &mut commands, &middle, &y, Epilogue::new(), Mode::Eval).unwrap();
-    drop((x, middle));
-    // Would be given x's or middle's memory, which the unsubmitted commands read and write.
+    norm.record(&context, &mut commands, &middle, &y, plus, Mode::Eval).unwrap();
+    drop((x, middle, addend));
+    // Would be given the memory of those, which the unsubmitted commands read and write.
     let innocent =
         [place(&[7.0; 4]), place(&[8.0; 4]), Tensor::zeros(&context, [1, 1, 4]).unwrap()];
     context.queue().unwrap().submit([commands.finish()]);
     let got: Vec<_> = innocent.iter().map(|t| t.to_vec_blocking().unwrap()).collect();
     assert_eq!(got, [vec![7.0; 4], vec![8.0; 4], vec![0.0; 4]]);
-    let want = plain(&[1.0, 2.0, 3.0, 4.0], [1, 1, 4]);
+    let want: Vec<_> = plain(&[1.0, 2.0, 3.0, 4.0], [1, 1, 4]).iter().map(|y| y + 5.0).collect();
     tolerance::assert_close(&y.to_vec_blocking().unwrap(), &want, 1e-4, "twice normalized");
+}
+
+/// Parameters and statistics that are set after the layer has run are those of its next call.
+#[test]
+fn new_parameters_reach_the_next_call() {
+    for device in device::all() {
+        let context = device.context;
+        let mut norm = InstanceNorm1d::config(1)
+            .with_affine(Affine::Both)
+            .with_track_running_stats(true)
+            .init(&context)
+            .unwrap();
+        let x = Tensor::from_slice([1, 1, 2], &[1.0, 3.0]).unwrap().to_context(&context).unwrap();
+        let run = |norm: &InstanceNorm1d| {
+            norm.forward(&context, &x, Mode::Eval).unwrap().to_vec_blocking().unwrap()
+        };
+        let one = |value| Tensor::from_vec([1], vec![value]).unwrap();
+        let close =
+            |got: Vec<f32>, want: [f64; 2]| tolerance::assert_close(&got, &want, 2e-5, device.name);
+        close(run(&norm), [1.0, 3.0]);
+        norm.set_bias(&one(10.0)).unwrap();
+        close(run(&norm), [11.0, 13.0]);
+        norm.set_weight(&one(2.0)).unwrap();
+        close(run(&norm), [12.0, 16.0]);
+        norm.set_running_stats(&[1.0], &[4.0], 0).unwrap();
+        close(run(&norm), [10.0, 12.0]);
+        norm.reset_running_stats().unwrap();
+        close(run(&norm), [12.0, 16.0]);
+    }
 }
 
 /// A parameter that is replaced after recording is still the recorded work's own.
 #[test]
 fn recorded_parameters_are_not_recycled() {
     let Some(context) = device::gpu() else { return };
-    let mut norm = InstanceNorm1d::config(2).with_affine(Affine::Bias).init(&context).unwrap();
-    let two = |data| Tensor::from_slice([2], data).unwrap();
-    norm.set_bias(&two(&[5.0, 6.0])).unwrap();
-    let x = Tensor::zeros(&context, [1, 2, 3]).unwrap();
-    let y = Tensor::zeros(&context, [1, 2, 3]).unwrap();
-    let mut commands = encoder(context.device().unwrap());
-    norm.record(&context, &mut commands, &x, &y, Epilogue::new(), Mode::Eval).unwrap();
-    norm.set_bias(&two(&[7.0, 8.0])).unwrap();
-    // Would be given the old bias's memory.
-    let _innocent = [two(&[9.0; 2]), two(&[9.0; 2])].map(|t| t.to_context(&context).unwrap());
-    context.queue().unwrap().submit([commands.finish()]);
-    assert_eq!(y.to_vec_blocking().unwrap(), [5.0, 5.0, 5.0, 6.0, 6.0, 6.0]);
-}
-
-/// Every misuse is a typed error before any work, and the layer works afterwards.
-#[test]
-fn misuse_is_a_typed_error() {
-    let Some((device, queue)) = device::foreign(|_| ()) else { return };
-    let context = Context::from_device(&device, &queue).unwrap();
-    let norm = InstanceNorm1d::config(2).init(&context).unwrap();
-    let place = |shape: [usize; 3]| Tensor::zeros(&context, shape).unwrap();
-    let (x, y) = (place([1, 2, 8]), place([1, 2, 8]));
-    let attempt = |context: &Context, x: &Tensor<'_>, y: &Tensor<'_>, epilogue: Epilogue<'_>| {
-        let mut commands = encoder(&device);
-        norm.record(context, &mut commands, x, y, epilogue, Mode::Eval).unwrap_err()
-    };
-    let plain = Epilogue::new();
-
-    let error = attempt(&context, &x, &place([1, 2, 9]), plain);
-    assert!(matches!(error, Error::Shape(ShapeError::Operand { operand: "y", .. })), "{error}");
-    let wrong = place([2, 2, 8]);
-    let error = attempt(&context, &x, &y, Epilogue::new().with_addend(&wrong));
-    assert!(matches!(error, Error::Shape(ShapeError::Operand { operand: "addend", .. })));
-
-    let on_host = Tensor::from_vec([1, 2, 8], vec![0.0; 16]).unwrap();
-    let error = attempt(&context, &on_host, &y, plain);
-    let elsewhere = OperandError::Elsewhere { operand: "x", expected: Backend::Gpu };
-    assert_eq!(error, elsewhere.clone().into());
-    let error = attempt(&Context::host(), &x, &y, plain);
-    assert_eq!(error, OperandError::HostContext.into());
-    assert_eq!(
-        norm.forward(&Context::host(), &on_host, Mode::Eval).unwrap_err(),
-        OperandError::OtherContext { layer: "InstanceNorm1d" }.into()
-    );
-
-    let shared = buffer(&device, 512);
-    let view = |at| Tensor::from_buffer(&context, shared.clone(), at, [1, 2, 8]).unwrap();
-    let error = attempt(&context, &view(0), &view(256), plain);
-    assert_eq!(error, OperandError::SharedBuffer { operand: "x" }.into());
-    let (a, b) = (view(0), view(256));
-    let error = attempt(&context, &x, &a, Epilogue::new().with_addend(&b));
-    assert_eq!(error, OperandError::SharedBuffer { operand: "addend" }.into());
-
-    // A layer's own statistics as its output.
-    let tracking = InstanceNorm1d::config(1).with_track_running_stats(true).init(&context).unwrap();
-    let stats = tracking.running_var().unwrap().buffer().unwrap().0.clone();
-    let stats = Tensor::from_buffer(&context, stats, 4, [1, 1, 1]).unwrap();
-    let (mut commands, one) = (encoder(&device), place([1, 1, 1]));
-    let error = tracking.record(&context, &mut commands, &one, &stats, plain, Mode::Eval);
-    let error = error.unwrap_err();
-    assert_eq!(error, OperandError::SharedBuffer { operand: "running statistics" }.into());
-
-    let refuse = |offset, shape: [usize; 3]| {
-        Tensor::from_buffer(&context, shared.clone(), offset, shape).unwrap_err()
-    };
-    assert_eq!(
-        refuse(2, [1, 2, 8]),
-        OperandError::Misaligned { operand: "tensor", offset: 2 }.into()
-    );
-    let short = OperandError::TooShort { operand: "tensor", needed: 64, offset: 452, got: 512 };
-    assert_eq!(refuse(452, [1, 2, 8]), short.into());
-    let huge = refuse(u64::MAX - 3, [1, 2, 8]);
-    assert!(matches!(huge, Error::Operand(OperandError::TooShort { .. })), "{huge}");
-    let uniform = device.create_buffer(&wgpu::BufferDescriptor {
-        label: None,
-        size: 64,
-        usage: wgpu::BufferUsages::UNIFORM,
-        mapped_at_creation: false,
-    });
-    let error = Tensor::from_buffer(&context, uniform, 0, [1, 2, 8]).unwrap_err();
-    assert_eq!(error, OperandError::Usage { operand: "tensor", missing: "STORAGE" }.into());
-
-    let other = device::foreign(|_| ()).unwrap();
-    let other = Context::from_device(&other.0, &other.1).unwrap();
-    let foreign = Tensor::zeros(&other, [1, 2, 8]).unwrap();
-    assert_eq!(attempt(&context, &foreign, &y, plain), elsewhere.into());
-    assert_eq!(
-        foreign.to_context(&context).unwrap_err(),
-        OperandError::Elsewhere { operand: "tensor", expected: Backend::Gpu }.into()
-    );
-
-    assert!(norm.forward(&context, &x, Mode::Eval).is_ok());
-}
-
-/// State that does not fit names the parameter and both shapes.
-#[test]
-fn misfit_state_is_a_typed_error() {
-    for device in device::all() {
-        let context = device.context;
-        let mut norm =
-            InstanceNorm1d::config(3).with_affine(Affine::Weight).init(&context).unwrap();
-        let four = Tensor::from_slice([4], &[1.0; 4]).unwrap();
-        assert_eq!(
-            norm.set_weight(&four).unwrap_err().to_string(),
-            "InstanceNorm1d: weight must have shape (3), got (4)"
-        );
-        let absent = |name| StateError::Absent { layer: "InstanceNorm1d", name };
-        assert_eq!(norm.set_bias(&four).unwrap_err(), absent("bias").into());
-        assert_eq!(norm.running_mean().unwrap_err(), absent("running statistics").into());
-        let tracked = InstanceNorm1d::config(3).with_track_running_stats(true);
-        let mut tracked = tracked.init(&context).unwrap();
-        let error = tracked.set_running_stats(&[0.0; 3], &[1.0; 2], 0).unwrap_err();
-        assert!(matches!(error, Error::State(StateError::Shape { name: "running_var", .. })));
-        let error = tracked.set_running_stats(&[0.0; 3], &[1.0; 3], 1 << 40).unwrap_err();
-        assert!(matches!(error, Error::State(StateError::Count { .. })));
-        for eps in [-1.0, f64::NAN, f64::INFINITY] {
-            assert!(InstanceNorm1d::config(3).with_eps(eps).init(&context).is_err());
+    let two = |data: &[f32; 2]| Tensor::from_vec([2], data.to_vec()).unwrap();
+    // The bias that was set, and the one that the layer was born with.
+    for (bias, want) in [(Some([5.0, 6.0]), [5.0, 5.0, 5.0, 6.0, 6.0, 6.0]), (None, [0.0; 6])] {
+        let mut norm = InstanceNorm1d::config(2).with_affine(Affine::Bias).init(&context).unwrap();
+        if let Some(bias) = &bias {
+            norm.set_bias(&two(bias)).unwrap();
         }
-        let momentum = Momentum::Factor(f64::NAN);
-        assert!(InstanceNorm1d::config(3).with_momentum(momentum).init(&context).is_err());
-        assert!(InstanceNorm1d::config(0).init(&context).is_err());
+        let x = Tensor::zeros(&context, [1, 2, 3]).unwrap();
+        let y = Tensor::zeros(&context, [1, 2, 3]).unwrap();
+        let mut commands = encoder(context.device().unwrap());
+        norm.record(&context, &mut commands, &x, &y, Epilogue::new(), Mode::Eval).unwrap();
+        norm.set_bias(&two(&[7.0, 8.0])).unwrap();
+        // Would be given the old bias's memory.
+        let _innocent = [two(&[9.0; 2]), two(&[9.0; 2])].map(|t| t.to_context(&context).unwrap());
+        context.queue().unwrap().submit([commands.finish()]);
+        assert_eq!(y.to_vec_blocking().unwrap(), want);
     }
-}
-
-/// The fallback is a decision told in the open.
-#[test]
-fn fallback_says_why() {
-    let named = |adapter: &str, preference| ContextOptions {
-        preference,
-        adapter: Some(adapter.into()),
-        ..Default::default()
-    };
-    let auto = Context::open_with_blocking(&named("no such adapter", Preference::Auto)).unwrap();
-    assert_eq!(auto.backend(), Backend::Host);
-    assert!(auto.fallback_reason().is_some(), "{auto}");
-    assert!(Context::open_with_blocking(&named("no such adapter", Preference::Gpu)).is_err());
-    let host = ContextOptions { preference: Preference::Host, ..Default::default() };
-    let host = Context::open_with_blocking(&host).unwrap();
-    assert_eq!((host.backend(), host.fallback_reason()), (Backend::Host, None));
-}
-
-/// A software adapter is left alone unless asked for.
-#[test]
-fn software_adapters_are_not_taken_unasked() {
-    let Some(context) = device::gpu() else { return };
-    let info = context.adapter_info().unwrap();
-    if info.device_type != wgpu::DeviceType::Cpu {
-        eprintln!("skipped: {} is no software adapter", info.name);
-        return;
-    }
-    if std::env::var("WGNORM_ADAPTER").is_ok() {
-        eprintln!("skipped: WGNORM_ADAPTER names an adapter");
-        return;
-    }
-    let auto = Context::open_blocking();
-    assert_eq!(auto.backend(), Backend::Host);
-    assert!(matches!(auto.fallback_reason(), Some(OpenError::SoftwareOnly { .. })), "{auto}");
-    let allowed = ContextOptions { allow_software: true, ..Default::default() };
-    assert_eq!(Context::open_with_blocking(&allowed).unwrap().backend(), Backend::Gpu);
-}
-
-/// Limits below what the kernels need are named, with both numbers.
-#[test]
-fn small_limits_are_named() {
-    let few = |limits: &mut wgpu::Limits| limits.max_storage_buffers_per_shader_stage = 4;
-    let Some((device, queue)) = device::foreign(few) else { return };
-    let error = Context::from_device(&device, &queue).unwrap_err();
-    let limit_name = "max_storage_buffers_per_shader_stage";
-    assert_eq!(error, OpenError::Limits { limit_name, needed: 7, got: 4 });
 }
 
 /// Devices with few lanes and little workgroup memory run the same kernels, smaller.
@@ -591,26 +527,6 @@ fn empty_tensors() {
     }
 }
 
-/// A device that is gone is a typed error, not a panic, and host tensors are intact.
-#[test]
-fn a_lost_device_is_an_error() {
-    let Some(context) = device::gpu() else { return };
-    let norm = InstanceNorm1d::config(1).init(&context).unwrap();
-    let host = Tensor::from_vec([1, 1, 4], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
-    let x = host.to_context(&context).unwrap();
-    let y = norm.forward(&context, &x, Mode::Eval).unwrap();
-    context.device().unwrap().destroy();
-    let lost = |result: Result<(), Error>| {
-        let error = result.unwrap_err();
-        assert!(matches!(error, Error::Run(RunError::DeviceLost { .. })), "{error:?}");
-    };
-    lost(y.to_vec_blocking().map(drop));
-    lost(pollster::block_on(y.to_vec()).map(drop));
-    lost(norm.forward(&context, &x, Mode::Eval).map(drop));
-    lost(host.to_context(&context).map(drop));
-    assert_eq!(host.as_slice().unwrap(), [1.0, 2.0, 3.0, 4.0]);
-}
-
 /// The same input gives the same bits, whatever was run in between.
 #[test]
 fn results_repeat_bit_for_bit() {
@@ -658,5 +574,73 @@ fn threads_share_a_layer() {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(alone == together, "{}", device.name);
+    }
+}
+
+/// Training steps from many threads: the statistics equal those of some order of the whole steps.
+#[test]
+fn threads_train_a_layer() {
+    for device in device::all() {
+        let context = &device.context;
+        let norm = &InstanceNorm1d::config(2)
+            .with_track_running_stats(true)
+            .with_momentum(Momentum::Cumulative)
+            .init(context)
+            .unwrap();
+        let x = |seed| random::gauss4(2 * 100, seed, 1.0, f64::from(seed));
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    for step in 0..5 {
+                        let x = x(thread * 5 + step);
+                        let x = Tensor::from_slice([1, 2, 100], &x).unwrap();
+                        let x = x.to_context(context).unwrap();
+                        norm.forward(context, &x, Mode::Train).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 20, "{}", device.name);
+        // The cumulative average does not depend on the order.
+        let mut means = [0.0; 2];
+        for seed in 0..20 {
+            for (c, mean) in means.iter_mut().enumerate() {
+                *mean += oracle::statistics(&x(seed), 0, c, 2, 100).0 / 20.0;
+            }
+        }
+        let got = norm.running_mean().unwrap().to_vec_blocking().unwrap();
+        tolerance::assert_close(&got, &means, tolerance::RUNNING, device.name);
+    }
+}
+
+/// The two estimators of `running_var`, a counter that is full, a variance that a wild momentum made
+/// negative: the same on host and GPU.
+#[test]
+fn running_statistics_at_their_edges() {
+    for device in device::all() {
+        let context = &device.context;
+        let place = |data: &[f32]| {
+            Tensor::from_slice([1, 1, data.len()], data).unwrap().to_context(context).unwrap()
+        };
+        let config = || InstanceNorm1d::config(1).with_track_running_stats(true);
+        for (estimator, want) in [(Estimator::Unbiased, 2.0), (Estimator::Biased, 1.0)] {
+            let config = config().with_estimator(estimator).with_momentum(Momentum::Factor(1.0));
+            let norm = config.init(context).unwrap();
+            norm.forward(context, &place(&[1.0, 3.0]), Mode::Train).unwrap();
+            let var = norm.running_var().unwrap().to_vec_blocking().unwrap();
+            assert_eq!(var, [want], "{} {estimator:?}", device.name);
+        }
+
+        let mut full = config().with_momentum(Momentum::Cumulative).init(context).unwrap();
+        full.set_running_stats(&[7.0], &[1.0], u64::from(u32::MAX)).unwrap();
+        full.forward(context, &place(&[1.0, 3.0]), Mode::Train).unwrap();
+        assert_eq!(full.num_batches_tracked_blocking().unwrap(), u64::from(u32::MAX));
+        assert_eq!(full.running_mean().unwrap().to_vec_blocking().unwrap(), [7.0]);
+
+        let mut negative = config().init(context).unwrap();
+        negative.set_running_stats(&[0.0], &[-0.5], 0).unwrap();
+        let y = negative.forward(context, &place(&[1.0, 2.0]), Mode::Eval).unwrap();
+        let y = y.to_vec_blocking().unwrap();
+        assert!(y.iter().all(|v| v.is_nan()), "{}: {y:?}", device.name);
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{device, suite::check, tolerance};
 use wgnorm::{Context, Tensor};
 
-/// 1; around warp, workgroup, tile and slice sizes; primes; one beyond a workgroup's registers; one
+/// Around warp, workgroup, tile and slice sizes; primes; one beyond a workgroup's registers; one
 /// of many slices.
 const LENGTHS: [usize; 24] = [
     2, 3, 4, 5, 16, 31, 32, 33, 64, 127, 255, 256, 257, 1023, 1024, 1575, 4096, 4099, 16383, 16384,

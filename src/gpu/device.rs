@@ -179,7 +179,9 @@ fn to_run_error(error: wgpu::Error, what: &str, bytes: u64) -> RunError {
     let reason = error.to_string();
     // After a loss creation raises no error and gives invalid objects; only their first use says so.
     // What we created (all of it labelled so) can be invalid for no other reason.
-    let lost = reason.contains("'wgnorm") && reason.contains("is invalid");
+    let invalid =
+        reason.split_once("' label is invalid").and_then(|(head, _)| head.rsplit('\'').next());
+    let lost = invalid.is_some_and(|label| label.starts_with("wgnorm "));
     match error {
         wgpu::Error::OutOfMemory { .. } => RunError::OutOfMemory { bytes },
         _ if lost || reason.contains("device is lost") => RunError::DeviceLost { reason },

@@ -5,9 +5,14 @@ use crate::plan::{Offsets, Plan, Stage, Window, binding_range};
 use crate::{Error, OperandError, Problem};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Calls that a layer keeps ready: training and evaluation, with double-buffered operands. Each holds
-/// its buffers alive, so no more; a call prepared again costs some microseconds.
-const CALLS_MAX: usize = 4;
+/// Calls that a layer keeps ready: training and evaluation over a ring of buffers.
+const CALLS_MAX: usize = 32;
+/// Calls hold their buffers alive. Beyond this many bytes only the latest [`CALLS_MIN`] are kept: an
+/// application that changes its sizes must not pay for all of its past. A call prepared again costs
+/// some microseconds.
+const CALLS_BYTES: u64 = 512 << 20;
+/// Training and evaluation with double-buffered operands.
+const CALLS_MIN: usize = 4;
 
 /// Something commands can be recorded into: a command encoder, or a compute pass under way.
 ///
@@ -113,9 +118,9 @@ pub(crate) struct CallCache {
 }
 
 impl CallCache {
-    /// Forgets all calls: after the layer's parameters moved to other buffers.
-    pub fn clear(&mut self) {
-        self.calls.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Forgets all calls.
+    pub fn clear(&self) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The call with these operands, prepared now if it is not among the latest.
@@ -146,12 +151,23 @@ impl CallCache {
         let plan = Plan::forward(problem, &gpu.caps, &key.offsets)?;
         let call = Arc::new(gpu.prepare(&plan, operands)?);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if calls.len() == CALLS_MAX {
+        calls.push((key, call.clone()));
+        while calls.len() > CALLS_MAX || (calls.len() > CALLS_MIN && held(&calls) > CALLS_BYTES) {
             calls.remove(0);
         }
-        calls.push((key, call.clone()));
         Ok(call)
     }
+}
+
+/// Bytes of the operands that these calls keep alive.
+fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
+    let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
+    for buffer in calls.iter().flat_map(|(key, _)| key.buffers.iter().flatten()) {
+        if !buffers.contains(&buffer) {
+            buffers.push(buffer);
+        }
+    }
+    buffers.iter().map(|buffer| buffer.size()).sum()
 }
 
 impl Gpu {

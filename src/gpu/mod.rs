@@ -29,7 +29,9 @@ use wgpu::BufferUsages as Usage;
 
 /// Most storage bindings of any kernel.
 const STORAGE_BUFFERS: u32 = 7;
-/// Uniform buffers kept. Each is 176 bytes; a network of hundreds of layers has as many.
+/// Bytes of the uniform block.
+const TASK_BYTES: u64 = size_of::<Task>() as u64;
+/// Uniform buffers kept. Each is 144 bytes; a network of hundreds of layers has as many.
 const TASKS_MAX: usize = 4096;
 
 /// A device with everything this crate keeps on it.
@@ -128,6 +130,9 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
     need("max_storage_buffers_per_shader_stage", storage_buffers.into(), STORAGE_BUFFERS.into())?;
     let shared = limits.max_compute_workgroup_storage_size;
     need("max_compute_workgroup_storage_size", shared.into(), 16)?;
+    need("max_uniform_buffer_binding_size", limits.max_uniform_buffer_binding_size, TASK_BYTES)?;
+    let bindings = limits.max_bindings_per_bind_group;
+    need("max_bindings_per_bind_group", bindings.into(), u64::from(STORAGE_BUFFERS) + 1)?;
     // Below a few hundred elements a window is all overhead.
     need("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 1 << 12)?;
     need(

@@ -13,6 +13,8 @@ pub(crate) async fn open(options: &ContextOptions) -> Result<Gpu, OpenError> {
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let wanted = options.adapter.clone().or_else(|| std::env::var(ADAPTER_VARIABLE).ok());
+    // Every name contains the empty one.
+    let wanted = wanted.filter(|name| !name.is_empty());
     let software = options.allow_software || options.preference == Preference::Gpu;
     let adapters = choose(adapters(&instance).await?, wanted.as_deref(), software)?;
     let mut first_refusal = None;

@@ -22,8 +22,8 @@ impl From<&Stage> for PipelineKey {
     }
 }
 
-/// Modules per source and pipelines per key. Bounded by the planner: it chooses among some tens of
-/// override sets.
+/// Modules per source and pipelines per key. Bounded by the planner: on one device it chooses
+/// among some hundred sets of constants, of which a network meets a handful.
 #[derive(Default)]
 pub(crate) struct PipelineCache {
     inner: Mutex<Inner>,

@@ -104,7 +104,7 @@ impl<const D: usize> InstanceNormConfig<D> {
             return Err(ConfigError::Eps { layer, got: self.eps }.into());
         }
         if let Momentum::Factor(got) = self.momentum
-            && !got.is_finite()
+            && !(got as f32).is_finite()
         {
             return Err(ConfigError::Momentum { layer, got }.into());
         }
@@ -133,9 +133,9 @@ impl<const D: usize> InstanceNormConfig<D> {
 ///
 /// # Numerics
 /// f32 in and out. The host computes in f64. The GPU takes distances from a first mean and corrects
-/// its rounding (never E\[x²\] − E\[x\]²), so a large common offset does not cancel; squares of
-/// distances must stay below the f32 maximum there (distances below about 1e19 times √M⁻¹). A
-/// constant plane gives exactly `bias`. NaN and infinity spoil their own channel of their own sample.
+/// its rounding (never E\[x²\] − E\[x\]²), so a large common offset does not cancel; sums of
+/// squared distances must stay within f32 there: distances below about 1e19/√M, and with eps 0 above
+/// about 1e-18. A constant plane gives exactly `bias`. NaN and infinity spoil their own channel of their own sample.
 ///
 /// # Errors
 /// Of the calls: [`ShapeError::Rank`], [`ShapeError::Channels`] (always, where PyTorch without

@@ -201,25 +201,56 @@ impl Parameters {
     }
 
     /// Training steps counted so far. InstanceNorm counts only with a cumulative momentum, as in
-    /// PyTorch.
+    /// PyTorch. On an application's device it completes when the application polls, as
+    /// [`Tensor::to_vec`] does.
     ///
     /// # Errors
     /// [`StateError::Absent`] if the layer tracks none, [`RunError`](crate::RunError) if the device
     /// fails.
     pub async fn num_batches_tracked(&self) -> Result<u64, Error> {
+        count_in(&self.tracked()?.to_vec().await?)
+    }
+
+    /// [`num_batches_tracked`](Self::num_batches_tracked) that blocks this thread, polling the device
+    /// meanwhile. Native only.
+    ///
+    /// # Errors
+    /// As [`num_batches_tracked`](Self::num_batches_tracked).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn num_batches_tracked_blocking(&self) -> Result<u64, Error> {
+        count_in(&self.tracked()?.to_vec_blocking()?)
+    }
+
+    /// The count of steps, its bits in an f32.
+    fn tracked(&self) -> Result<Tensor<'static>, Error> {
         match self.running()? {
             Running::Host(running) => {
                 let running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(running.tracked.into())
+                Ok(Tensor::from_vec([1], vec![f32::from_bits(running.tracked)])?)
             }
             #[cfg(feature = "gpu")]
-            Running::Gpu { tracked, .. } => {
-                let gpu = self.context.gpu().expect("GPU statistics belong to a GPU context");
-                let read = GpuData::shared(gpu, tracked.clone(), 0).read(4)?;
-                let bits = read.wait().await?;
-                Ok(bits.first().map_or(0, |bits| bits.to_bits()).into())
-            }
+            Running::Gpu { tracked, .. } => self.gpu_view(tracked, 0, 1),
         }
+    }
+
+    /// Forgets the calls kept ready for reuse, and so lets go of the buffers they hold. They are kept
+    /// for up to 32 sets of operands, for fewer above 512 MiB.
+    pub fn trim(&self) {
+        #[cfg(feature = "gpu")]
+        self.calls.clear();
+    }
+
+    /// A view of a buffer of this layer's.
+    #[cfg(feature = "gpu")]
+    fn gpu_view(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: usize,
+        len: usize,
+    ) -> Result<Tensor<'static>, Error> {
+        let gpu = self.context.gpu().expect("GPU statistics belong to a GPU context");
+        let data = GpuData::shared(gpu, buffer.clone(), offset as u64 * 4);
+        Ok(Tensor::gpu(crate::TensorDesc::new([len])?, data))
     }
 
     fn running(&self) -> Result<&Running, StateError> {
@@ -235,12 +266,7 @@ impl Parameters {
                 Ok(Tensor::from_vec([self.channels], values.clone())?)
             }
             #[cfg(feature = "gpu")]
-            Running::Gpu { stats, .. } => {
-                let gpu = self.context.gpu().expect("GPU statistics belong to a GPU context");
-                let offset = (part * self.channels * 4) as u64;
-                let data = GpuData::shared(gpu, stats.clone(), offset);
-                Ok(Tensor::gpu(crate::TensorDesc::new([self.channels])?, data))
-            }
+            Running::Gpu { stats, .. } => self.gpu_view(stats, part * self.channels, self.channels),
         }
     }
 
@@ -272,6 +298,10 @@ impl Parameters {
     pub(super) fn bytes(&self) -> u64 {
         self.channels as u64 * 4
     }
+}
+
+fn count_in(bits: &[f32]) -> Result<u64, Error> {
+    Ok(bits.iter().map(|bits| u64::from(bits.to_bits())).sum())
 }
 
 impl Running {

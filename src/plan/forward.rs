@@ -62,6 +62,10 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn forward(&self) -> Result<Plan, PlanError> {
         let len = self.problem.view.group_len();
+        if self.problem.weight || self.problem.bias {
+            let needed = (self.params() + SHIFT_MAX) * 4;
+            check_limit("weight or bias", needed, self.caps.max_binding)?;
+        }
         let mut stages = Vec::new();
         let slicing = match self.problem.source {
             StatSource::Running => {
@@ -91,6 +95,13 @@ impl Planner<'_> {
         let scratch = if keeps { moments * MOMENTS } else { 0 };
         check_limit("partial statistics", scratch, self.caps.max_binding)?;
         Ok(Plan { stages, scratch })
+    }
+
+    /// Elements of `weight` and of `bias`.
+    fn params(&self) -> u64 {
+        let view = &self.problem.view;
+        let axes = view.extent.iter().zip(view.param);
+        1 + axes.map(|(&n, stride)| u64::from(n - 1) * u64::from(stride)).sum::<u64>()
     }
 
     /// Regime "group fits the workgroup": as few lanes per group as give each its ideal tile.

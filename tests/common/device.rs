@@ -41,12 +41,45 @@ pub fn gpu_required() -> bool {
     std::env::var("WGNORM_REQUIRE_GPU").is_ok_and(|v| v == "1")
 }
 
+/// The host and every adapter found: `gpu` is the one that a context opens by itself, `gpu2`, … the
+/// others, as an application's devices.
 pub fn all() -> Vec<Device> {
     let mut devices = vec![Device { name: "host", context: Context::host() }];
     if let Some(context) = gpu() {
+        #[cfg(feature = "gpu")]
+        let others = others(&context);
         devices.push(Device { name: "gpu", context });
+        #[cfg(feature = "gpu")]
+        devices.extend(others);
     }
     devices
+}
+
+#[cfg(feature = "gpu")]
+fn others(first: &Context) -> Vec<Device> {
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let identity = |info: wgpu::AdapterInfo| (info.backend, info.name);
+    let mut seen = vec![identity(first.adapter_info().expect("it is on a GPU"))];
+    let mut names = ["gpu2", "gpu3", "gpu4", "gpu5"].into_iter();
+    let mut others = Vec::new();
+    for adapter in adapters {
+        let identity = identity(adapter.get_info());
+        let descriptor =
+            wgpu::DeviceDescriptor { required_limits: adapter.limits(), ..Default::default() };
+        let opened = pollster::block_on(adapter.request_device(&descriptor));
+        if seen.contains(&identity) || opened.is_err() {
+            continue;
+        }
+        let (device, queue) = opened.expect("checked above");
+        // An adapter without compute shaders is no device of ours.
+        if let (Ok(context), Some(name)) = (Context::from_device(&device, &queue), names.next()) {
+            others.push(Device { name, context });
+            seen.push(identity);
+        }
+    }
+    others
 }
 
 /// A device of "the application's", apart from any context. `edit` may lower its limits.
@@ -69,10 +102,31 @@ pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wg
     Some(pollster::block_on(adapter.request_device(&descriptor)).expect("a device"))
 }
 
+#[cfg(feature = "gpu")]
+pub fn buffer(device: &wgpu::Device, bytes: u64) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: bytes,
+        usage: wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+#[cfg(feature = "gpu")]
+pub fn encoder(device: &wgpu::Device) -> wgpu::CommandEncoder {
+    device.create_command_encoder(&Default::default())
+}
+
 /// Puts wgpu's warnings and errors on stderr, the Vulkan validation layer's findings (`VUID-…`)
 /// among them: wgpu hands those to the log alone. Past the test harness's capture, which would
-/// swallow what passing tests say.
+/// swallow what passing tests say. Only where somebody listens (`WGPU_VALIDATION=1`): wgpu's debug
+/// builds otherwise ask any layer that is installed, old ones that know no WGSL included.
 pub fn log_to_stderr() {
+    if std::env::var("WGPU_VALIDATION").is_err() {
+        return;
+    }
     struct Stderr;
     impl log::Log for Stderr {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {

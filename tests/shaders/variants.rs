@@ -9,9 +9,9 @@ use wgnorm::{
 /// A module and the constants it is compiled with.
 pub type Variant = (Kernel, Access, Overrides);
 
-/// Workgroups of 256 lanes are WebGPU's base, 128 its compatibility mode; the others are what small
-/// limits could leave.
-pub const LANES: [u32; 4] = [256, 128, 32, 1];
+/// Every size of workgroup that the planner makes of a device's limit: 256 lanes are WebGPU's base,
+/// 128 its compatibility mode, the others what small limits could leave.
+pub const LANES: [u32; 9] = [256, 128, 64, 32, 16, 8, 4, 2, 1];
 
 pub const UPDATES: [Option<(Momentum, Estimator)>; 4] = [
     None,

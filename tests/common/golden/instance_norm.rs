@@ -69,7 +69,7 @@ pub fn state<const D: usize>(norm: &InstanceNormNd<D>) -> Result<State, Error> {
     Ok(State {
         mean: norm.running_mean()?.to_vec_blocking()?,
         var: norm.running_var()?.to_vec_blocking()?,
-        tracked: pollster::block_on(norm.num_batches_tracked())?,
+        tracked: norm.num_batches_tracked_blocking()?,
     })
 }
 
