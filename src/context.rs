@@ -119,7 +119,7 @@ impl Context {
     }
 
     /// [`open`](Self::open) that blocks this thread. Native only.
-    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open_blocking() -> Self {
         pollster::block_on(Self::open())
     }
@@ -128,7 +128,7 @@ impl Context {
     ///
     /// # Errors
     /// As [`open_with`](Self::open_with).
-    #[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn open_with_blocking(options: &ContextOptions) -> Result<Self, OpenError> {
         pollster::block_on(Self::open_with(options))
     }

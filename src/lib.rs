@@ -82,6 +82,6 @@ pub use tensor::Tensor;
 pub use view::View;
 
 /// The README's example compiles and runs with the other doc tests.
-#[cfg(all(doctest, feature = "gpu"))]
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -68,6 +68,9 @@ pub enum PictureError {
     /// Neither JPEG nor PNG nor WebP, damaged, or beyond the decoder's limits.
     #[error("no picture that can be read (JPEG, PNG and WebP can): {0}")]
     Decode(image::ImageError),
+    /// A JPEG without its end, which decoders would fill with gray.
+    #[error("the file is cut off: it has no end of picture")]
+    CutOff,
     /// Reflection padding needs more pixels.
     #[error("{0} pixels are too few: each side needs at least {SMALLEST_SIDE}")]
     TooSmall(Size),

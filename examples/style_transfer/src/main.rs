@@ -1,5 +1,6 @@
 //! The command line: options in, one picture out, messages that say what to do.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     if options.list {
         for style in STYLES {
-            println!("{:8}{}", style.name, style.about);
+            say(format_args!("{:8}{}", style.name, style.about));
         }
         return ExitCode::SUCCESS;
     }
@@ -62,6 +63,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line of output. Whoever read the first ones may have gone (`| head`), which is no failure.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
@@ -76,8 +82,9 @@ fn run(options: &Options) -> Result<(), Failure> {
     let output = Output::claim(&options.output)?;
 
     let context = open(options.backend)?;
-    println!("back end  {context}"); // and why, if it is not what was hoped for
-    println!("style     {}, width {}; picture {}", options.style, net.width(), picture.size());
+    say(format_args!("back end  {context}")); // and why, if it is not what was hoped for
+    let (width, size) = (net.width(), picture.size());
+    say(format_args!("style     {}, width {width}; picture {size}", options.style));
     let began = Instant::now();
     let made = pollster::block_on(Stylizer::new(&context, &net));
     let mut stylizer = made.map_err(|e| failure(&options.style, &e))?;
@@ -88,8 +95,9 @@ fn run(options: &Options) -> Result<(), Failure> {
     let painted = began.elapsed();
     let bytes = painting.encode(format).map_err(|e| failure(options.output.display(), &e))?;
     output.write(&bytes)?;
-    println!("times     {} to prepare, {} to paint", seconds(prepared), seconds(painted));
-    println!("wrote     {}", options.output.display());
+    let (prepared, painted) = (seconds(prepared), seconds(painted));
+    say(format_args!("times     {prepared} to prepare, {painted} to paint"));
+    say(format_args!("wrote     {}", options.output.display()));
     Ok(())
 }
 

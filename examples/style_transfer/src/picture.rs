@@ -3,7 +3,9 @@
 use std::io::Cursor;
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
-use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageReader, Limits, RgbImage, imageops};
+use image::{
+    DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, RgbImage, imageops,
+};
 
 use crate::error::PictureError;
 use crate::net::{SMALLEST_SIDE, Size};
@@ -59,6 +61,9 @@ impl Picture {
         let mut reader = ImageReader::new(Cursor::new(bytes))
             .with_guessed_format()
             .map_err(PictureError::Read)?;
+        if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_has_an_end(bytes) {
+            return Err(PictureError::CutOff);
+        }
         let mut limits = Limits::default();
         limits.max_image_width = Some(LONGEST_SIDE);
         limits.max_image_height = Some(LONGEST_SIDE);
@@ -158,6 +163,20 @@ fn flatten(decoded: DynamicImage) -> RgbImage {
         to.0 = [r, g, b].map(|value| on_white(value, u32::from(alpha)));
     }
     flat
+}
+
+/// Whether an end-of-image marker follows the first scan. Thumbnails in the headers, which have ends of their own, are
+/// stepped over.
+fn jpeg_has_an_end(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        if marker == 0xda {
+            return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
+        }
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    // Cut off in the headers, or something for the decoder to complain about.
+    at < bytes.len()
 }
 
 #[cfg(test)]

@@ -182,10 +182,16 @@ fn unreadable_pictures_are_named() {
     let whole = save(&folder, "whole.png", &photograph());
     let bytes = std::fs::read(whole).unwrap();
     std::fs::write(folder.path().join("half.png"), &bytes[..bytes.len() / 2]).unwrap();
+    let whole = save(&folder, "whole.jpg", &photograph().to_rgb8().into());
+    let bytes = std::fs::read(whole).unwrap();
+    std::fs::write(folder.path().join("third.jpg"), &bytes[..bytes.len() / 3]).unwrap();
+    std::fs::write(folder.path().join("head.jpg"), &bytes[..30]).unwrap();
     for (input, expected) in [
         ("missing.png", "missing.png: cannot be read"),
         ("garbage.jpg", "garbage.jpg: no picture that can be read (JPEG, PNG and WebP can)"),
         ("half.png", "half.png: no picture that can be read"),
+        ("third.jpg", "third.jpg: the file is cut off"),
+        ("head.jpg", "head.jpg: the file is cut off"),
         (".", "cannot be read"),
     ] {
         let message = refused(folder.path(), &small(&[input, "out.png"]));
