@@ -98,8 +98,9 @@ fn rstd_of(variance: f32) -> f32 {
 
 var<workgroup> slots: array<vec4<f32>, WG>;
 
-// Sum over the lanes of a row, known to all of them. Called by all lanes: it holds barriers.
-fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
+// What the lanes of a row hold together, known to all of them: the sum, or the merge of their moments.
+// Called by all lanes: it holds barriers.
+fn row_reduce(invocation: u32, value: vec4<f32>, moments_of: bool) -> vec4<f32> {
   if LANES == 1u {
     return value;
   }
@@ -107,7 +108,12 @@ fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if invocation % LANES < half {
-      slots[invocation] += slots[invocation + half];
+      let other = slots[invocation + half];
+      if moments_of {
+        slots[invocation] = merge(slots[invocation], other);
+      } else {
+        slots[invocation] += other;
+      }
     }
   }
   workgroupBarrier();
@@ -116,22 +122,12 @@ fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
   return total;
 }
 
-// As row_sum, for moments.
+fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
+  return row_reduce(invocation, value, false);
+}
+
 fn row_merge(invocation: u32, value: vec4<f32>) -> vec4<f32> {
-  if LANES == 1u {
-    return value;
-  }
-  slots[invocation] = value;
-  for (var half = LANES / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if invocation % LANES < half {
-      slots[invocation] = merge(slots[invocation], slots[invocation + half]);
-    }
-  }
-  workgroupBarrier();
-  let total = slots[invocation - invocation % LANES];
-  workgroupBarrier();
-  return total;
+  return row_reduce(invocation, value, true);
 }
 
 // The values whose position lies before `end`, 0 in place of the others, which may be a neighbour's NaN.

@@ -134,7 +134,7 @@ fn the_tools_see_a_wrong_file() {
     let mut translated = translate_all(&[(Kernel::CountStep, Access::F32x1, Default::default())]);
     let text = &mut translated[0].text;
     text.spirv.truncate(text.spirv.len() - 8); // OpReturn, OpFunctionEnd
-    text.glsl[0] = text.glsl[0].replace("+ 1u", "+ 1.0");
+    text.glsl[0] = text.glsl[0].replace("void main() {", "void main() { undeclared();");
     text.hlsl = text.hlsl.replace("count_step", "count_stop");
     let wrong = |tool: &Tool, kind, text: fn(&Translations) -> &[u8]| {
         assert_eq!(
