@@ -18,7 +18,7 @@ pub(crate) struct Readback {
 }
 
 impl GpuData {
-    /// Submits a copy of the first `bytes` to the host. `None` when there is nothing to copy.
+    /// Submits a copy of the first `bytes` to the host.
     pub fn read(&self, bytes: u64) -> Result<Readback, Error> {
         let gpu = self.gpu();
         if !self.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC) {

@@ -10,8 +10,8 @@ mod stats;
 
 pub(crate) use running::HostRunning;
 
+use crate::PlanError;
 use crate::problem::{Activation, Problem, StatSource};
-use crate::{Error, PlanError, StateError};
 use parallel::BLOCK;
 use std::sync::Mutex;
 
@@ -29,19 +29,19 @@ pub(crate) fn forward(
     problem: &Problem,
     operands: &Operands<'_>,
     y: &mut [f32],
-) -> Result<(), Error> {
+) -> Result<(), PlanError> {
     let view = &problem.view;
     if view.extent.contains(&0) {
         return Ok(());
     }
     if !view.has_dense_rows() {
-        return Err(PlanError::View { strides: view.data }.into());
+        return Err(PlanError::View { strides: view.data });
     }
     let len = view.group_len() as usize;
-    let absent = StateError::Absent { layer: "layer", name: "running statistics" };
+    let running = || operands.running.expect("a layer that uses running statistics has them");
     match problem.source {
         StatSource::Running => {
-            let running = running::snapshot(operands.running.ok_or(absent)?);
+            let running = running::snapshot(running());
             parallel::for_each_chunk(y, len, |group, y| {
                 let at = view.stat_index(group as u32) as usize;
                 let mean = f64::from(running.mean[at]);
@@ -55,7 +55,7 @@ pub(crate) fn forward(
                 moments
             });
             if let Some(update) = &problem.update {
-                running::update(operands.running.ok_or(absent)?, update, view, &moments);
+                running::update(running(), update, view, &moments);
             }
         }
     }

@@ -207,6 +207,8 @@ impl<const D: usize> ops::DerefMut for InstanceNormNd<D> {
     }
 }
 
+impl<const D: usize> super::sealed::Sealed for InstanceNormNd<D> {}
+
 impl<const D: usize> NormLayer for InstanceNormNd<D> {
     fn problem(&self, x: &TensorDesc, mode: Mode) -> Result<Problem, ShapeError> {
         let layer = Self::NAME;

@@ -55,11 +55,17 @@ impl<'a> Epilogue<'a> {
     }
 }
 
+/// Keeps [`NormLayer`] to this crate.
+pub(crate) mod sealed {
+    pub trait Sealed {}
+}
+
 /// What every layer offers. Bring it into scope to call `forward` and `record`.
 ///
 /// A layer itself only says what is to be computed ([`problem`](Self::problem)) and holds its
-/// [`Parameters`].
-pub trait NormLayer {
+/// [`Parameters`]. Implemented by this crate's layers alone: both back ends rely on the two fitting
+/// each other.
+pub trait NormLayer: sealed::Sealed {
     /// What this layer computes for an input of this description, as data.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! What the integration tests share. Each test binary uses its own part of it.
-#![allow(dead_code)]
+//! What the integration tests share.
+#![allow(dead_code, reason = "each test binary uses its own part of it")]
 
 pub mod device;
 pub mod oracle;
