@@ -6,7 +6,7 @@
 //!
 //! `cargo run --example inside_your_app` (any adapter will do, software ones included)
 
-use wgnorm::{Activation, Affine, Context, Epilogue, InstanceNorm2d, Mode, NormLayer, Tensor};
+use wgnorm::{Activation, Affine, Context, Extras, InstanceNorm2d, Mode, NormLayer, Tensor};
 
 const SIDE: u32 = 256;
 const CHANNELS: u32 = 3;
@@ -112,8 +112,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pass.set_bind_group(0, &draw_group, &[]);
         pass.dispatch_workgroups(SIDE / 16, SIDE / 16, CHANNELS);
     }
-    let relu = Epilogue::new().with_activation(Activation::Relu);
-    norm.record(&context, &mut encoder, &x, &y, relu, Mode::Eval)?;
+    let relu = Extras::new().with_activation(Activation::Relu);
+    norm.record(&context, &mut encoder, &x, &y, &relu, Mode::Eval)?;
     {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         pass.set_pipeline(&colour);

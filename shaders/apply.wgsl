@@ -1,7 +1,7 @@
 // apply: normalize with statistics that are there already.
 // Of a split group each workgroup merges the partials itself, in the same order, so no dispatch stands between.
-// group(0): task · x · y · addend · weight · bias · moments (partials) · running (mean, then var, per channel)
-// host twin: src/host/mod.rs
+// group(0): task · x · y · addend · weight · bias · moments · running (mean, then var, per channel) · mask
+// host twin: src/host/apply.rs
 
 override RUNNING: bool = false; // statistics from `running` instead of `moments`
 
@@ -23,17 +23,17 @@ fn apply(
     variance = running[task.extent.y + stat];
   } else {
     var all = vec4(0.0);
-    for (var slice = row.lane; slice < task.slicing.x; slice += LANES) {
-      all = merge(all, moments[stat * task.slicing.x + slice]);
+    for (var part = row.lane; part < task.slicing.w; part += LANES) {
+      all = merge(all, moments[stat * task.slicing.w + part]);
     }
-    all = row_merge(invocation, all);
+    all = row_merge(row, all);
     mean = all.yz;
-    variance = not_negative(all).w / all.x;
+    variance = variance_of(all);
   }
-  let affine = affine_of(row.group, rstd_of(variance));
+  let affine = affine_of(row, rstd_of(variance));
   let steps = (task.slicing.y + LANES * 4u - 1u) / (LANES * 4u);
   for (var step = 0u; step < steps; step++) {
     let p = positions(step, row.lane);
-    write_y(row, p, (load_x(row.start, p) - mean.x) - mean.y, affine);
+    write_y(row, p, (load_x(elements(row, p)) - mean.x) - mean.y, affine);
   }
 }

@@ -1,19 +1,22 @@
 // Prelude of every kernel: the task, the geometry of a workgroup, moments and their merge, reductions.
-// A module is this file + one elem_*.wgsl + one kernel; WGSL does not care about order.
+// A module is this file + element files + one kernel; WGSL does not care about order.
 //
 // A workgroup of WG lanes is split into ROWS rows of LANES lanes. A row works on one slice of one group; a group
-// that is not split is its own only slice.
+// that is not split is its own only slice. Neighbouring lanes belong to one row, or with COLUMNS to neighbouring
+// rows: where a group's elements lie apart and its neighbours' side by side (channels last, parameter gradients).
 
 struct Task {
   extent: vec4<u32>,  // group_outer, group_inner, reduce_outer, reduce_inner
-  data: vec4<u32>,    // strides of x, y, addend
+  data: vec4<u32>,    // strides of x, y, dy, addend
   param: vec4<u32>,   // strides of weight and bias
   stat: vec4<u32>,    // strides of the statistics
+  mask: vec4<u32>,    // strides of the mask
   span: vec4<u32>,    // first group, first slice, slices per group in this dispatch, rows in all
-  slicing: vec4<u32>, // slices per group in all, elements of a slice, elements of a group, unused
-  base: vec4<u32>,    // added to an index to find it in the binding of x, y, addend
+  slicing: vec4<u32>, // slices per group in all, elements of a slice, elements of a group, partials per statistic
+  base: vec4<u32>,    // added to an index to find it in the binding of x, y, addend, dy
   param_base: vec4<u32>, // the same for weight, bias
-  scalars: vec4<f32>, // eps, momentum, 1 - momentum, unused
+  scalars: vec4<f32>, // eps, momentum, 1 - momentum, slope of a leaky ReLU
+  style: vec4<f32>,   // factor of weight, factor of bias, subtracted from a count to divide m2 by, unused
 }
 
 @group(0) @binding(0) var<uniform> task: Task;
@@ -21,24 +24,42 @@ struct Task {
 override WG: u32 = 256u;
 override ROWS: u32 = 1u;
 override LANES: u32 = WG / ROWS;
+override COLUMNS: bool = false;
+override DENSE: bool = true;     // a group is a contiguous run of elements
+override CENTERED: bool = true;  // the mean is subtracted
 
 // What one row of lanes works on.
 struct Row {
+  slot: u32,  // of this lane in `slots`: a row's are side by side
   lane: u32,
   group: u32,
   slice: u32,
-  start: u32, // index of the slice's first element
+  start: u32, // index of the group's first element
+  first: u32, // position in the group of the slice's first element
   end: u32,   // elements of the slice; 0 for the idle rows of the last workgroup
 }
 
 fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, invocation: u32) -> Row {
+  var row = invocation / LANES;
+  var lane = invocation % LANES;
+  if COLUMNS {
+    row = invocation % ROWS;
+    lane = invocation / ROWS;
+  }
   // The grid is folded: WebGPU allows 65535 workgroups per dimension.
-  let item = (workgroup.x + workgroup.y * grid.x) * ROWS + invocation / LANES;
-  let group = task.span.x + item / task.span.z;
-  let slice = task.span.y + item % task.span.z;
-  let skipped = slice * task.slicing.y;
-  let end = select(0u, min(task.slicing.y, task.slicing.z - skipped), item < task.span.w);
-  return Row(invocation % LANES, group, slice, along(task.data, group) + skipped, end);
+  let item = (workgroup.x + workgroup.y * grid.x) * ROWS + row;
+  var group = item / task.span.z;
+  var slice = item % task.span.z;
+  if COLUMNS {
+    let groups = task.span.w / task.span.z;
+    group = item % groups;
+    slice = item / groups;
+  }
+  group += task.span.x;
+  slice += task.span.y;
+  let first = slice * task.slicing.y;
+  let end = select(0u, min(task.slicing.y, task.slicing.z - first), item < task.span.w);
+  return Row(row * LANES + lane, lane, group, slice, along(task.data, group), first, end);
 }
 
 // Index of a group along an operand's strides.
@@ -46,9 +67,30 @@ fn along(strides: vec4<u32>, group: u32) -> u32 {
   return (group / task.extent.y) * strides.x + (group % task.extent.y) * strides.y;
 }
 
+// The same of positions in the row's slice.
+fn inside(strides: vec4<u32>, row: Row, p: vec4<u32>) -> vec4<u32> {
+  let q = p + row.first;
+  let outer = q / task.extent.w;
+  return outer * strides.z + (q - outer * task.extent.w) * strides.w;
+}
+
+// Indices of elements of a row.
+fn elements(row: Row, p: vec4<u32>) -> vec4<u32> {
+  if DENSE {
+    return p + (row.start + row.first);
+  }
+  return inside(task.data, row, p) + row.start;
+}
+
 // By its bits: a compiler may take comparisons with infinity and NaN for constants.
 fn finite(v: f32) -> bool {
   return (bitcast<u32>(v) & 0x7f800000u) != 0x7f800000u;
+}
+
+// select for integers, which OpenGL before 4.5 has not.
+fn pick(f: vec4<u32>, t: vec4<u32>, condition: vec4<bool>) -> vec4<u32> {
+  let taken = vec4(0u) - vec4<u32>(condition);
+  return (f & ~taken) | (t & taken);
 }
 
 // max(v, 0) that keeps NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0), which drops it.
@@ -96,43 +138,49 @@ fn rstd_of(variance: f32) -> f32 {
   return select(root, 0.0, (bits & 0x7f800000u) == 0u);
 }
 
+// The variance that moments stand for.
+fn variance_of(moments: vec4<f32>) -> f32 {
+  return moments.w / max(moments.x - task.style.z, 1.0);
+}
+
 var<workgroup> slots: array<vec4<f32>, WG>;
 
-// What the lanes of a row hold together, known to all of them: the sum, or the merge of their moments.
-// Called by all lanes: it holds barriers.
-fn row_reduce(invocation: u32, value: vec4<f32>, moments_of: bool) -> vec4<f32> {
+const SUM = 0u;
+const MERGE = 1u; // of moments
+const FIRST = 2u; // the one with the smallest x
+
+// What the lanes of a row hold together, known to all of them. Called by all lanes: it holds barriers.
+fn row_reduce(row: Row, value: vec4<f32>, how: u32) -> vec4<f32> {
   if LANES == 1u {
     return value;
   }
-  slots[invocation] = value;
+  slots[row.slot] = value;
   for (var half = LANES / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if invocation % LANES < half {
-      let other = slots[invocation + half];
-      if moments_of {
-        slots[invocation] = merge(slots[invocation], other);
+    if row.lane < half {
+      let mine = slots[row.slot];
+      let other = slots[row.slot + half];
+      if how == MERGE {
+        slots[row.slot] = merge(mine, other);
+      } else if how == FIRST {
+        slots[row.slot] = select(mine, other, other.x < mine.x);
       } else {
-        slots[invocation] += other;
+        slots[row.slot] = mine + other;
       }
     }
   }
   workgroupBarrier();
-  let total = slots[invocation - invocation % LANES];
+  let total = slots[row.slot - row.lane];
   workgroupBarrier(); // the slots may be written again
   return total;
 }
 
-fn row_sum(invocation: u32, value: vec4<f32>) -> vec4<f32> {
-  return row_reduce(invocation, value, false);
+fn row_sum(row: Row, value: vec4<f32>) -> vec4<f32> {
+  return row_reduce(row, value, SUM);
 }
 
-fn row_merge(invocation: u32, value: vec4<f32>) -> vec4<f32> {
-  return row_reduce(invocation, value, true);
-}
-
-// The values whose position lies before `end`, 0 in place of the others, which may be a neighbour's NaN.
-fn keep(values: vec4<f32>, positions: vec4<u32>, end: u32) -> vec4<f32> {
-  return select(vec4(0.0), values, positions < vec4(end));
+fn row_merge(row: Row, value: vec4<f32>) -> vec4<f32> {
+  return row_reduce(row, value, MERGE);
 }
 
 fn sum4(v: vec4<f32>) -> f32 {

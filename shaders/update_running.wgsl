@@ -1,5 +1,6 @@
 // update_running: running = (1 - factor)·running + factor·batch, per channel, where the batch's value is the mean
-// over group_outer of the groups' own means and variances (InstanceNorm: over the samples).
+// over group_outer of the groups' own means and variances (InstanceNorm: over the samples). A group of nothing (all of
+// it masked) is left out; a channel of nothing stays.
 // A row of lanes works on one channel and shares out the samples.
 // group(0): task · moments (partials) · running (mean, then var, per channel) · tracked (steps before this one)
 // host twin: src/host/running.rs
@@ -17,36 +18,37 @@ fn update_running(
   @builtin(num_workgroups) grid: vec3<u32>,
   @builtin(local_invocation_index) invocation: u32,
 ) {
+  let row = row_of(workgroup, grid, invocation);
   let channels = task.extent.y;
-  let samples = task.extent.x;
-  let slices = task.slicing.x;
-  let lane = invocation % LANES;
-  let c = (workgroup.x + workgroup.y * grid.x) * ROWS + invocation / LANES;
-  let live = c < channels;
+  let c = row.group;
+  let live = row.end > 0u;
+  let samples = select(0u, task.extent.x, live);
+  let parts = task.slicing.w;
 
   // Means are summed as distances from one of them, so that a large common offset does not cancel.
-  let origin = anchor(moments[c * task.stat.y * slices].y);
-  var sums = vec4(0.0); // of means, of variances
-  for (var g = lane; g < select(0u, samples, live); g += LANES) {
-    let first = (g * task.stat.x + c * task.stat.y) * slices;
+  let origin = anchor(moments[c * task.stat.y * parts].y);
+  var sums = vec4(0.0); // of means, of variances, of groups
+  for (var sample = row.lane; sample < samples; sample += LANES) {
+    let first = (sample * task.stat.x + c * task.stat.y) * parts;
     var all = vec4(0.0);
-    for (var slice = 0u; slice < slices; slice++) {
-      all = merge(all, moments[first + slice]);
+    for (var part = 0u; part < parts; part++) {
+      all = merge(all, moments[first + part]);
     }
     var freedom = all.x;
     if UNBIASED { freedom = max(all.x - 1.0, 1.0); } // one value: variance 0
-    sums += vec4((all.y - origin) + all.z, not_negative(all).w / freedom, 0.0, 0.0);
+    let group = vec4((all.y - origin) + all.z, all.w / max(freedom, 1.0), 1.0, 0.0);
+    sums += select(group, vec4(0.0), all.x == 0.0);
   }
-  sums = row_sum(invocation, sums) / f32(samples);
+  sums = row_sum(row, sums);
 
-  if lane == 0u && live {
+  if row.lane == 0u && sums.z > 0.0 {
     var factor = task.scalars.y;
     var rest = task.scalars.z;
     if CUMULATIVE {
       factor = 1.0 / (f32(tracked[0]) + 1.0);
       rest = 1.0 - factor;
     }
-    running[c] = rest * running[c] + factor * (origin + sums.x);
-    running[channels + c] = rest * running[channels + c] + factor * sums.y;
+    running[c] = rest * running[c] + factor * (origin + sums.x / sums.z);
+    running[channels + c] = rest * running[channels + c] + factor * (sums.y / sums.z);
   }
 }

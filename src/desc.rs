@@ -1,12 +1,14 @@
 //! What a tensor is, without its data: shape, element type, memory order.
 
-use crate::{ConfigError, ShapeError};
+use crate::{ConfigError, ShapeError, half_bits};
+use half::{bf16, f16};
 use smallvec::SmallVec;
 use std::{fmt, ops::Deref, str::FromStr};
 
 /// The sizes of a tensor's axes, in PyTorch's logical order (batch, channels, space) whatever the
 /// memory order. Derefs to `&[usize]`.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(transparent))]
 pub struct Shape(SmallVec<[usize; 6]>);
 
 impl Shape {
@@ -72,19 +74,51 @@ impl fmt::Debug for Shape {
 }
 
 /// The element types a tensor can have. Integers and complex numbers are not representable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum DType {
     /// IEEE 754 single precision.
+    #[default]
     F32,
+    /// IEEE 754 half precision, a storage type: arithmetic widens it. Packed by two on a GPU.
+    F16,
+    /// The upper half of an f32, a storage type as [`F16`](Self::F16).
+    BF16,
+    /// IEEE 754 double precision, on the host alone: WGSL has none.
+    F64,
 }
 
 impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
+            DType::F16 | DType::BF16 => 2,
             DType::F32 => 4,
+            DType::F64 => 8,
         }
+    }
+
+    /// A value as this type holds it: rounded to nearest, ties to even.
+    pub fn round(self, v: f64) -> f64 {
+        match self {
+            DType::F32 => f64::from(v as f32),
+            DType::F16 => half_bits::widen_f16(half_bits::narrow_f16(v)),
+            DType::BF16 => half_bits::widen_bf16(half_bits::narrow_bf16(v)),
+            DType::F64 => v,
+        }
+    }
+}
+
+/// PyTorch's name, `float32`.
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "float32",
+            DType::F16 => "float16",
+            DType::BF16 => "bfloat16",
+            DType::F64 => "float64",
+        })
     }
 }
 
@@ -94,13 +128,82 @@ impl FromStr for DType {
     fn from_str(name: &str) -> Result<Self, ConfigError> {
         match name {
             "float32" | "float" | "F32" | "f32" => Ok(DType::F32),
+            "float16" | "half" | "F16" | "f16" => Ok(DType::F16),
+            "bfloat16" | "BF16" | "bf16" => Ok(DType::BF16),
+            "float64" | "double" | "F64" | "f64" => Ok(DType::F64),
             _ => Err(ConfigError::DType { name: name.to_owned() }),
         }
     }
 }
 
+/// A Rust type that a tensor's elements can have: `f32`, [`struct@f16`], [`bf16`], `f64`.
+pub trait Element: sealed::Element {
+    /// The type as data.
+    const DTYPE: DType;
+}
+
+impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+impl Element for f16 {
+    const DTYPE: DType = DType::F16;
+}
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+}
+impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+}
+
+pub(crate) mod sealed {
+    use crate::half_bits;
+    use crate::tensor::{HostData, Values};
+    use half::{bf16, f16};
+
+    /// What the crate itself needs of an element. Widening is exact; narrowing rounds to nearest even.
+    pub trait Element: bytemuck::Pod + PartialEq + Send + Sync {
+        fn widen(self) -> f64;
+        fn narrow(v: f64) -> Self;
+        fn wrap(values: Values<'_, Self>) -> HostData<'_>;
+        fn unwrap<'t>(data: &'t HostData<'_>) -> Option<&'t [Self]>;
+    }
+
+    macro_rules! element {
+        ($type:ty, $variant:ident, $widen:expr, $narrow:expr) => {
+            impl Element for $type {
+                #[inline(always)]
+                fn widen(self) -> f64 {
+                    $widen(self)
+                }
+                #[inline(always)]
+                fn narrow(v: f64) -> Self {
+                    $narrow(v)
+                }
+                fn wrap(values: Values<'_, Self>) -> HostData<'_> {
+                    HostData::$variant(values)
+                }
+                fn unwrap<'t>(data: &'t HostData<'_>) -> Option<&'t [Self]> {
+                    match data {
+                        HostData::$variant(values) => Some(values.as_slice()),
+                        _ => None,
+                    }
+                }
+            }
+        };
+    }
+    element!(f32, F32, f64::from, |v| v as f32);
+    element!(f16, F16, |v: f16| half_bits::widen_f16(v.to_bits()), |v| f16::from_bits(
+        half_bits::narrow_f16(v)
+    ));
+    element!(bf16, BF16, |v: bf16| half_bits::widen_bf16(v.to_bits()), |v| bf16::from_bits(
+        half_bits::narrow_bf16(v)
+    ));
+    element!(f64, F64, |v| v, |v| v);
+}
+
 /// The order of a tensor's elements in memory. Its [`Shape`] is logical and does not change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum MemoryOrder {
     /// NCHW: each channel's positions side by side (PyTorch's contiguous format).
     #[default]
@@ -132,6 +235,18 @@ impl TensorDesc {
             return Err(ShapeError::TooLarge { shape, elements, limit: u32::MAX });
         }
         Ok(TensorDesc { shape, dtype: DType::F32, order: MemoryOrder::ChannelsFirst })
+    }
+
+    /// The same of another element type.
+    pub fn with_dtype(mut self, dtype: DType) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The same in another memory order.
+    pub fn with_order(mut self, order: MemoryOrder) -> Self {
+        self.order = order;
+        self
     }
 
     /// Bytes of the data.

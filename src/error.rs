@@ -24,6 +24,44 @@ pub enum ConfigError {
         /// The largest value accepted.
         limit: u32,
     },
+    /// Channels that no number of groups, or not this one, divides.
+    #[error("{layer}: {num_channels} channels cannot be split into {num_groups} groups")]
+    Indivisible {
+        /// The layer's name.
+        layer: &'static str,
+        /// The channels.
+        num_channels: usize,
+        /// The groups.
+        num_groups: usize,
+    },
+    /// A normalized shape without elements normalizes nothing.
+    #[error("{layer}: normalized_shape must have an axis, and none of size 0, got {got}")]
+    NormalizedShape {
+        /// The layer's name.
+        layer: &'static str,
+        /// The shape given.
+        got: Shape,
+    },
+    /// The channels cannot be on the batch's axis.
+    #[error("{layer}: axis 0 is the batch; the channels must be on another")]
+    BatchAxis {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// A bank without styles.
+    #[error("{layer}: num_styles must be at least 1")]
+    ZeroStyles {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// An initializer with numbers that are not finite in f32, or make no distribution.
+    #[error("{layer}: {got:?} initializes nothing")]
+    Init {
+        /// The layer's name.
+        layer: &'static str,
+        /// The initializer given.
+        got: crate::Init,
+    },
     /// `eps` must be finite and not negative (PyTorch computes NaN instead).
     #[error("{layer}: eps must be finite and >= 0, got {got}")]
     Eps {
@@ -40,8 +78,16 @@ pub enum ConfigError {
         /// The value given.
         got: f64,
     },
+    /// A leaky ReLU's slope must be finite.
+    #[error("{layer}: the slope of LeakyRelu must be finite, got {got}")]
+    Slope {
+        /// The layer's name.
+        layer: &'static str,
+        /// The value given.
+        got: f32,
+    },
     /// An element type that tensors here cannot have.
-    #[error("element type {name:?} cannot be normalized; float32 can")]
+    #[error("element type {name:?} cannot be normalized; float32, float16, bfloat16, float64 can")]
     DType {
         /// The name as given.
         name: String,
@@ -73,6 +119,38 @@ pub enum ShapeError {
         expected: usize,
         /// The size found.
         got: usize,
+    },
+    /// Trailing axes of other sizes than the layer normalizes.
+    #[error("{layer}: the trailing axes must be {expected} (normalized_shape), got shape {got}")]
+    Normalized {
+        /// The layer's name.
+        layer: &'static str,
+        /// `normalized_shape`.
+        expected: Shape,
+        /// The shape given.
+        got: Shape,
+    },
+    /// An operand with too few positions for its statistics.
+    #[error("{layer}: {operand} of shape {got} needs at least {needed} positions per channel")]
+    FewValues {
+        /// The layer's name.
+        layer: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// The least number.
+        needed: u32,
+        /// The shape given.
+        got: Shape,
+    },
+    /// A style that is not in the bank.
+    #[error("{layer}: there is no style {got} among {limit}")]
+    Style {
+        /// The layer's name.
+        layer: &'static str,
+        /// The index given.
+        got: usize,
+        /// `num_styles`.
+        limit: usize,
     },
     /// Batch statistics over a single value: the variance is 0 and the output only the bias.
     #[error(
@@ -117,6 +195,46 @@ pub enum ShapeError {
         /// The shape it has.
         got: Shape,
     },
+    /// Operands whose element types do not go together: `y`, `dy` and addends have x's; f64 wants f64
+    /// parameters, the other types f32 or 16-bit ones.
+    #[error("{layer}: {operand} must be {expected}, got {got}")]
+    DType {
+        /// The layer's name.
+        layer: &'static str,
+        /// Which operand.
+        operand: &'static str,
+        /// The element type it must have.
+        expected: crate::DType,
+        /// The element type it has.
+        got: crate::DType,
+    },
+    /// An axis that is not there, or that cannot be the one asked for.
+    #[error("{layer}: shape {got} has no axis {axis} that could be used here")]
+    Axis {
+        /// The layer's name.
+        layer: &'static str,
+        /// The axis, as given.
+        axis: i64,
+        /// The shape given.
+        got: Shape,
+    },
+    /// A mask or lengths that do not fit the input.
+    #[error("{layer}: a mask over {expected} (N and the spatial axes) is needed, got {got}")]
+    Mask {
+        /// The layer's name.
+        layer: &'static str,
+        /// N and the spatial axes of x.
+        expected: Shape,
+        /// The mask's.
+        got: Shape,
+    },
+    /// A layer whose groups do not share positions (LayerNorm, RmsNorm) takes no mask, nor does an
+    /// input whose memory order hides them.
+    #[error("{layer} takes no mask here: its statistics do not run over positions in their order")]
+    NoMask {
+        /// The layer's name.
+        layer: &'static str,
+    },
     /// A memory order this layer does not take.
     #[error("{layer}: {operand} is {got:?}; this layer takes {expected:?}")]
     Order {
@@ -146,6 +264,15 @@ pub enum OperandError {
         /// Where it should be.
         expected: crate::Backend,
     },
+    /// WGSL has no f64.
+    #[error(
+        "{operand} is float64, which no GPU context takes; run it on Context::host(), or cast it to \
+         float32 first"
+    )]
+    NoF64 {
+        /// Which operand.
+        operand: &'static str,
+    },
     /// Recording needs a GPU context.
     #[error("this context runs on the host and cannot record GPU commands; call forward instead")]
     HostContext,
@@ -163,13 +290,16 @@ pub enum OperandError {
         /// The missing flag.
         missing: &'static str,
     },
-    /// A byte offset that no 32-bit element can start at.
-    #[error("{operand}: byte offset {offset} is not a multiple of 4")]
+    /// A byte offset that the operand cannot start at: elements start at words, entries of
+    /// statistics where the device can bind them.
+    #[error("{operand}: byte offset {offset} is not a multiple of {alignment}")]
     Misaligned {
         /// Which operand.
         operand: &'static str,
         /// The offset given.
         offset: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
     },
     /// A buffer shorter than its shape.
     #[error("{operand}: needs {needed} bytes from offset {offset}, the buffer has {got} in all")]
@@ -297,6 +427,26 @@ pub enum StateError {
         expected: Shape,
         /// The shape given.
         got: Shape,
+    },
+    /// A lazy layer whose number of channels is not known yet.
+    #[error("{layer}: no parameters yet; the first input or a loaded state creates them")]
+    Uninitialized {
+        /// The layer's name.
+        layer: &'static str,
+    },
+    /// A state that does not fit, refused as a whole.
+    #[error("{layer}: the state does not fit: {report}")]
+    Load {
+        /// The layer's name.
+        layer: &'static str,
+        /// What does not fit, and how.
+        report: Box<crate::LoadReport>,
+    },
+    /// Bytes that are no safetensors file, or a state that none can hold.
+    #[error("not a safetensors state ({reason})")]
+    Format {
+        /// What the format's library said.
+        reason: String,
     },
     /// A count beyond what the device-resident counter holds.
     #[error("{layer}: num_batches_tracked {got} is above {limit}")]

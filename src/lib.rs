@@ -13,7 +13,7 @@
 //! let mut norm = InstanceNorm2d::config(3).with_affine(Affine::Both).init(&context)?;
 //! norm.set_weight(&Tensor::from_slice([3], &[1.0, 0.5, 2.0])?)?;
 //!
-//! let photo = vec![0.5; 3 * 64 * 64];
+//! let photo = vec![0.5f32; 3 * 64 * 64];
 //! let x = Tensor::from_slice([1, 3, 64, 64], &photo)?.to_context(&context)?;
 //! let y = norm.forward(&context, &x, Mode::Eval)?;
 //! assert_eq!(y.to_vec_blocking()?, vec![0.0; photo.len()]); // a constant picture has no contrast
@@ -49,7 +49,9 @@
 //!
 //! All on by default. `gpu`: without it, the host path alone and no wgpu. `vulkan`, `metal`, `dx12`,
 //! `gles`, `webgpu`: wgpu's back ends; an application that hands us its device needs none of them
-//! from here. `rayon`: without it the host path has one thread and the same results.
+//! from here. `rayon`: without it the host path has one thread and the same results. `safetensors`:
+//! without it a [`StateDict`] is made and taken apart in memory alone. `serde`: settings can be
+//! serialized.
 
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
@@ -59,25 +61,44 @@ mod desc;
 mod error;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod half_bits;
 mod host;
 pub mod layers;
+mod mask;
+mod ops;
 pub mod plan;
 mod problem;
+mod state_dict;
+mod statistics;
 mod tensor;
 mod view;
 
 pub use context::{Backend, Context, ContextOptions, Preference};
-pub use desc::{DType, MemoryOrder, Shape, TensorDesc};
+pub use desc::{DType, Element, MemoryOrder, Shape, TensorDesc};
 pub use error::{
     ConfigError, Error, OpenError, OperandError, PlanError, RunError, ShapeError, StateError,
 };
 #[cfg(feature = "gpu")]
 pub use gpu::Recorder;
+pub use half::{bf16, f16};
 pub use layers::{
-    Affine, Epilogue, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, InstanceNormConfig,
-    InstanceNormNd, NormLayer, OneValue, Parameters,
+    AdaIn, AdaInConfig, AdaInGrads, AdaInSaved, Affine, BatchNorm1d, BatchNorm2d, BatchNorm3d,
+    BatchNormConfig, BatchNormNd, BufferMut, ConditionalInstanceNorm,
+    ConditionalInstanceNormConfig, ConditionalInstanceNormSaved, Extras, FusedBatchNorm1d,
+    FusedBatchNorm2d, FusedBatchNorm3d, FusedBatchNormConfig, FusedBatchNormNd, Grads, GroupNorm,
+    GroupNormConfig, Init, InstanceNorm, InstanceNorm1d, InstanceNorm2d, InstanceNorm3d,
+    InstanceNormAxisConfig, InstanceNormConfig, InstanceNormNd, LayerNorm, LayerNormConfig, Lazy,
+    LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d, LazyConfig, LazyFusedBatchNorm1d,
+    LazyFusedBatchNorm2d, LazyFusedBatchNorm3d, LazyInstanceNorm, LazyInstanceNorm1d,
+    LazyInstanceNorm2d, LazyInstanceNorm3d, NormLayer, Observer, OneValue, ParameterMut,
+    Parameters, RmsNorm, RmsNormConfig, Saved,
 };
+pub use mask::Mask;
 pub use problem::{Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
+#[cfg(feature = "safetensors")]
+pub use state_dict::OtherTensor;
+pub use state_dict::{LoadOptions, LoadReport, Mismatch, Names, StateDict, StateValue};
+pub use statistics::{GroupSums, Statistics};
 pub use tensor::Tensor;
 pub use view::View;
 

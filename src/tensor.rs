@@ -1,25 +1,97 @@
 //! Tensors, whose data lie on the host or on a GPU.
 
-use crate::desc::{DType, MemoryOrder, Shape, TensorDesc};
+use crate::desc::{DType, Element, MemoryOrder, Shape, TensorDesc};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuData;
 use crate::{Context, Error, OperandError, ShapeError};
+use half::{bf16, f16};
 use std::{fmt, sync::Arc};
 
-/// Host data, borrowed from the caller or shared between clones.
+/// Host elements of one type, borrowed from the caller or shared between clones.
 #[derive(Clone)]
-pub(crate) enum HostData<'a> {
-    Borrowed(&'a [f32]),
-    Shared(Arc<Vec<f32>>),
+pub enum Values<'a, T> {
+    Borrowed(&'a [T]),
+    Shared(Arc<Vec<T>>),
 }
 
-impl HostData<'_> {
-    pub(crate) fn as_slice(&self) -> &[f32] {
+impl<T: Clone> Values<'_, T> {
+    pub fn as_slice(&self) -> &[T] {
         match self {
-            HostData::Borrowed(data) => data,
-            HostData::Shared(data) => data,
+            Values::Borrowed(data) => data,
+            Values::Shared(data) => data,
         }
     }
+
+    fn into_owned(self) -> Values<'static, T> {
+        Values::Shared(match self {
+            Values::Borrowed(data) => Arc::new(data.to_vec()),
+            Values::Shared(data) => data,
+        })
+    }
+}
+
+/// Host data of any element type.
+#[derive(Clone)]
+pub enum HostData<'a> {
+    F32(Values<'a, f32>),
+    F16(Values<'a, f16>),
+    BF16(Values<'a, bf16>),
+    F64(Values<'a, f64>),
+}
+
+/// Runs `$body` with `$values` the typed slice of host data.
+macro_rules! each_type {
+    ($data:expr, $values:ident => $body:expr) => {
+        match $data {
+            $crate::tensor::HostData::F32($values) => $body,
+            $crate::tensor::HostData::F16($values) => $body,
+            $crate::tensor::HostData::BF16($values) => $body,
+            $crate::tensor::HostData::F64($values) => $body,
+        }
+    };
+}
+pub(crate) use each_type;
+
+impl HostData<'_> {
+    /// The elements, converted: widened exactly, narrowed to nearest even.
+    pub(crate) fn convert<T: Element>(&self) -> Vec<T> {
+        if let Some(values) = T::unwrap(self) {
+            return values.to_vec();
+        }
+        each_type!(self, values => values.as_slice().iter().map(|&v| T::narrow(convert(v))).collect())
+    }
+
+    /// The elements of `values` in the given type.
+    pub(crate) fn narrow(values: &[f64], dtype: DType) -> HostData<'static> {
+        fn of<T: Element>(values: &[f64]) -> HostData<'static> {
+            T::wrap(Values::Shared(Arc::new(values.iter().map(|&v| T::narrow(v)).collect())))
+        }
+        match dtype {
+            DType::F32 => of::<f32>(values),
+            DType::F16 => of::<f16>(values),
+            DType::BF16 => of::<bf16>(values),
+            DType::F64 => of::<f64>(values),
+        }
+    }
+
+    /// The bytes as they lie in memory.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        each_type!(self, values => bytemuck::cast_slice(values.as_slice()))
+    }
+
+    fn into_owned(self) -> HostData<'static> {
+        match self {
+            HostData::F32(values) => HostData::F32(values.into_owned()),
+            HostData::F16(values) => HostData::F16(values.into_owned()),
+            HostData::BF16(values) => HostData::BF16(values.into_owned()),
+            HostData::F64(values) => HostData::F64(values.into_owned()),
+        }
+    }
+}
+
+fn convert<T: Element>(v: T) -> f64 {
+    v.widen()
 }
 
 #[derive(Clone)]
@@ -49,9 +121,7 @@ impl<'a> Tensor<'a> {
     /// [`ShapeError::Length`] if `data` is not as long as `shape` says, [`ShapeError::TooLarge`]
     /// above `u32::MAX` elements.
     pub fn from_slice(shape: impl Into<Shape>, data: &'a [f32]) -> Result<Self, ShapeError> {
-        let desc = TensorDesc::new(shape)?;
-        desc.check_len(data.len())?;
-        Ok(Tensor { desc, storage: Storage::Host(HostData::Borrowed(data)) })
+        Self::from_slice_of(shape, data)
     }
 
     /// Takes host data, row-major in `shape`.
@@ -59,13 +129,38 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// As [`from_slice`](Self::from_slice).
     pub fn from_vec(shape: impl Into<Shape>, data: Vec<f32>) -> Result<Self, ShapeError> {
-        let desc = TensorDesc::new(shape)?;
-        desc.check_len(data.len())?;
-        Ok(Self::host(desc, data))
+        Self::from_vec_of(shape, data)
     }
 
-    pub(crate) fn host(desc: TensorDesc, data: Vec<f32>) -> Self {
-        Tensor { desc, storage: Storage::Host(HostData::Shared(Arc::new(data))) }
+    /// [`from_slice`](Self::from_slice) of any element type: `f32`, `f64`, [`struct@f16`] or [`bf16`].
+    ///
+    /// # Errors
+    /// As [`from_slice`](Self::from_slice).
+    pub fn from_slice_of<T: Element>(
+        shape: impl Into<Shape>,
+        data: &'a [T],
+    ) -> Result<Self, ShapeError> {
+        let desc = TensorDesc::new(shape)?.with_dtype(T::DTYPE);
+        desc.check_len(data.len())?;
+        Ok(Tensor { desc, storage: Storage::Host(T::wrap(Values::Borrowed(data))) })
+    }
+
+    /// [`from_vec`](Self::from_vec) of any element type.
+    ///
+    /// # Errors
+    /// As [`from_slice`](Self::from_slice).
+    pub fn from_vec_of<T: Element>(
+        shape: impl Into<Shape>,
+        data: Vec<T>,
+    ) -> Result<Self, ShapeError> {
+        let desc = TensorDesc::new(shape)?.with_dtype(T::DTYPE);
+        desc.check_len(data.len())?;
+        Ok(Tensor { desc, storage: Storage::Host(T::wrap(Values::Shared(Arc::new(data)))) })
+    }
+
+    /// Host data of the type and length that `desc` says.
+    pub(crate) fn host(desc: TensorDesc, data: HostData<'a>) -> Self {
+        Tensor { desc, storage: Storage::Host(data) }
     }
 
     /// Declares the data to lie in another memory order. Moves nothing.
@@ -94,34 +189,48 @@ impl<'a> Tensor<'a> {
         self.desc.order
     }
 
-    /// The data, if they lie on the host.
+    /// The data, if they are f32 and lie on the host.
     pub fn as_slice(&self) -> Option<&[f32]> {
+        self.as_slice_of()
+    }
+
+    /// The data, if they are of this type and lie on the host.
+    pub fn as_slice_of<T: Element>(&self) -> Option<&[T]> {
         match &self.storage {
-            Storage::Host(data) => Some(data.as_slice()),
+            Storage::Host(data) => T::unwrap(data),
             #[cfg(feature = "gpu")]
             Storage::Gpu(_) => None,
         }
     }
 
-    pub(crate) fn host_slice(&self, operand: &'static str) -> Result<&[f32], OperandError> {
-        let elsewhere = OperandError::Elsewhere { operand, expected: crate::Backend::Host };
-        self.as_slice().ok_or(elsewhere)
+    /// Whether the data lie on the host.
+    pub fn is_on_host(&self) -> bool {
+        matches!(self.storage, Storage::Host(_))
+    }
+
+    #[cfg_attr(not(feature = "gpu"), expect(unused_variables, reason = "all data are on the host"))]
+    pub(crate) fn host_data(&self, operand: &'static str) -> Result<&HostData<'a>, OperandError> {
+        match &self.storage {
+            Storage::Host(data) => Ok(data),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(_) => {
+                Err(OperandError::Elsewhere { operand, expected: crate::Backend::Host })
+            }
+        }
     }
 
     /// The same tensor with data of its own, borrowed from nobody.
     pub fn into_owned(self) -> Tensor<'static> {
         let storage = match self.storage {
-            Storage::Host(HostData::Borrowed(data)) => {
-                Storage::Host(HostData::Shared(Arc::new(data.to_vec())))
-            }
-            Storage::Host(HostData::Shared(data)) => Storage::Host(HostData::Shared(data)),
+            Storage::Host(data) => Storage::Host(data.into_owned()),
             #[cfg(feature = "gpu")]
             Storage::Gpu(data) => Storage::Gpu(data),
         };
         Tensor { desc: self.desc, storage }
     }
 
-    /// The data on the host, in memory order.
+    /// The data on the host as f32, in memory order. 16-bit elements are widened, f64 rounded; see
+    /// [`to_vec_of`](Self::to_vec_of).
     ///
     /// On the GPU this submits a copy behind all work submitted so far and waits for it. On a
     /// device that [`Context::open`] made the wait needs nobody's help; on an application's device
@@ -131,10 +240,21 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// [`RunError`](crate::RunError) if the device is lost or the copy fails.
     pub async fn to_vec(&self) -> Result<Vec<f32>, Error> {
+        self.to_vec_of().await
+    }
+
+    /// [`to_vec`](Self::to_vec) in another element type: widened exactly, narrowed to nearest even.
+    ///
+    /// # Errors
+    /// As [`to_vec`](Self::to_vec).
+    pub async fn to_vec_of<T: Element>(&self) -> Result<Vec<T>, Error> {
         match &self.storage {
-            Storage::Host(data) => Ok(data.as_slice().to_vec()),
+            Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(data) => Ok(data.read(self.desc.bytes())?.wait().await?),
+            Storage::Gpu(data) => {
+                let bytes = data.read(self.desc.bytes())?.wait().await?;
+                Ok(self.decode(&bytes))
+            }
         }
     }
 
@@ -145,10 +265,37 @@ impl<'a> Tensor<'a> {
     /// As [`to_vec`](Self::to_vec).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_vec_blocking(&self) -> Result<Vec<f32>, Error> {
+        self.to_vec_of_blocking()
+    }
+
+    /// [`to_vec_of`](Self::to_vec_of) that blocks this thread. Native only.
+    ///
+    /// # Errors
+    /// As [`to_vec`](Self::to_vec).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to_vec_of_blocking<T: Element>(&self) -> Result<Vec<T>, Error> {
         match &self.storage {
-            Storage::Host(data) => Ok(data.as_slice().to_vec()),
+            Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(data) => Ok(data.read(self.desc.bytes())?.wait_blocking()?),
+            Storage::Gpu(data) => {
+                let bytes = data.read(self.desc.bytes())?.wait_blocking()?;
+                Ok(self.decode(&bytes))
+            }
+        }
+    }
+
+    /// This tensor's elements from its bytes.
+    #[cfg(feature = "gpu")]
+    fn decode<T: Element>(&self, bytes: &[u8]) -> Vec<T> {
+        fn of<S: Element, T: Element>(bytes: &[u8]) -> Vec<T> {
+            let values = bytemuck::pod_collect_to_vec::<u8, S>(bytes);
+            S::wrap(Values::Borrowed(&values)).convert()
+        }
+        match self.dtype() {
+            DType::F32 => of::<f32, T>(bytes),
+            DType::F16 => of::<f16, T>(bytes),
+            DType::BF16 => of::<bf16, T>(bytes),
+            DType::F64 => of::<f64, T>(bytes),
         }
     }
 }
@@ -164,31 +311,57 @@ impl<'a> Tensor<'a> {
     pub fn to_context(&self, context: &Context) -> Result<Tensor<'static>, Error> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
+            self.check_gpu_type("tensor")?;
             let data = match &self.storage {
-                Storage::Host(data) => gpu.upload(data.as_slice())?,
+                Storage::Host(data) => gpu.upload(data.bytes())?,
                 Storage::Gpu(data) => data.on(gpu, "tensor")?.clone(),
             };
             return Ok(Tensor { desc: self.desc.clone(), storage: Storage::Gpu(data) });
         }
         let _ = context;
-        self.host_slice("tensor")?;
+        self.host_data("tensor")?;
         Ok(self.clone().into_owned())
     }
 
-    /// A tensor of zeros where `context` works.
+    /// The same values in another element type, on the host: widened exactly, narrowed to nearest
+    /// even.
+    ///
+    /// # Errors
+    /// [`OperandError::Elsewhere`] for a tensor on a GPU.
+    pub fn cast(&self, dtype: DType) -> Result<Tensor<'static>, Error> {
+        let data = self.host_data("tensor")?;
+        let data = match dtype {
+            same if same == self.dtype() => data.clone().into_owned(),
+            dtype => HostData::narrow(&data.convert::<f64>(), dtype),
+        };
+        Ok(Tensor::host(self.desc.clone().with_dtype(dtype), data))
+    }
+
+    /// A tensor of f32 zeros where `context` works.
     ///
     /// # Errors
     /// [`ShapeError::TooLarge`], [`PlanError`](crate::PlanError) if it is larger than the device's
     /// buffers, [`RunError`](crate::RunError) if the device fails.
     pub fn zeros(context: &Context, shape: impl Into<Shape>) -> Result<Tensor<'static>, Error> {
-        let desc = TensorDesc::new(shape)?;
+        Self::zeros_of(context, TensorDesc::new(shape)?)
+    }
+
+    /// A tensor of zeros of any description.
+    ///
+    /// # Errors
+    /// As [`zeros`](Self::zeros), and [`OperandError::NoF64`] for f64 on a GPU.
+    pub fn zeros_of(context: &Context, desc: TensorDesc) -> Result<Tensor<'static>, Error> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
-            return Ok(Tensor::gpu(desc.clone(), gpu.zeros(desc.bytes())?));
+            if desc.dtype == DType::F64 {
+                return Err(OperandError::NoF64 { operand: "tensor" }.into());
+            }
+            let data = gpu.zeros(desc.bytes())?;
+            return Ok(Tensor::gpu(desc, data));
         }
         let _ = context;
-        let len = desc.shape.elements() as usize;
-        Ok(Tensor::host(desc, vec![0.0; len]))
+        let data = HostData::narrow(&vec![0.0; desc.shape.elements() as usize], desc.dtype);
+        Ok(Tensor::host(desc, data))
     }
 }
 
@@ -199,7 +372,7 @@ impl Tensor<'static> {
     }
 
     /// Views a range of the application's own buffer: `offset` bytes in, as long as `shape`, f32,
-    /// channels first.
+    /// channels first. See [`from_buffer_of`](Self::from_buffer_of) for other descriptions.
     ///
     /// The buffer must belong to `context`'s device, be unmapped and not destroyed when commands
     /// that use it are submitted: wgpu gives no way to ask, so this is the caller's promise. As
@@ -215,9 +388,27 @@ impl Tensor<'static> {
         offset: u64,
         shape: impl Into<Shape>,
     ) -> Result<Self, Error> {
-        let desc = TensorDesc::new(shape)?;
+        Self::from_buffer_of(context, buffer, offset, TensorDesc::new(shape)?)
+    }
+
+    /// [`from_buffer`](Self::from_buffer) of any description. 16-bit elements are packed by two into
+    /// little-endian 32-bit words; if their number is odd, the other half of the last word is kept
+    /// as it is.
+    ///
+    /// # Errors
+    /// As [`from_buffer`](Self::from_buffer), and [`OperandError::NoF64`].
+    pub fn from_buffer_of(
+        context: &Context,
+        buffer: wgpu::Buffer,
+        offset: u64,
+        desc: TensorDesc,
+    ) -> Result<Self, Error> {
         let gpu = context.gpu().ok_or(OperandError::HostContext)?;
-        let data = GpuData::foreign(gpu, buffer, offset, desc.bytes())?;
+        if desc.dtype == DType::F64 {
+            return Err(OperandError::NoF64 { operand: "tensor" }.into());
+        }
+        // Whole words are bound.
+        let data = GpuData::foreign(gpu, buffer, offset, desc.bytes().next_multiple_of(4))?;
         Ok(Tensor { desc, storage: Storage::Gpu(data) })
     }
 }
@@ -235,6 +426,14 @@ impl Tensor<'_> {
                 data.escape();
                 Some((data.buffer(), data.offset()))
             }
+        }
+    }
+
+    /// f64 has no place on a GPU.
+    pub(crate) fn check_gpu_type(&self, operand: &'static str) -> Result<(), OperandError> {
+        match self.dtype() {
+            DType::F64 => Err(OperandError::NoF64 { operand }),
+            _ => Ok(()),
         }
     }
 
@@ -264,7 +463,7 @@ impl Tensor<'_> {
 
 impl fmt::Debug for Tensor<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = if self.as_slice().is_some() { "host" } else { "GPU" };
+        let place = if self.is_on_host() { "host" } else { "GPU" };
         write!(f, "Tensor {:?} {:?} {:?} on the {place}", self.shape(), self.dtype(), self.order())
     }
 }

@@ -7,8 +7,7 @@
 /// this axis". Every normalization layer is one row of such numbers (see [`crate::layers`]).
 ///
 /// Elements are counted in `u32`: shapes beyond that are refused before a view is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "gpu", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct View {
     /// Size along each axis.
@@ -19,12 +18,24 @@ pub struct View {
     pub param: [u32; 4],
     /// Strides of the statistics.
     pub stat: [u32; 4],
+    /// Strides of a mask over (N, space), which all channels share.
+    pub mask: [u32; 4],
 }
 
 impl View {
     /// Number of statistics.
     pub fn groups(&self) -> u32 {
         self.extent[0] * self.extent[1]
+    }
+
+    /// Number of statistics that [`stat_index`](Self::stat_index) can name: fewer than groups where
+    /// running ones serve several samples.
+    pub fn statistics(&self) -> u32 {
+        let axes = self.extent[..2].iter().zip(&self.stat);
+        if self.groups() == 0 {
+            return 0;
+        }
+        1 + axes.map(|(&n, stride)| (n - 1) * stride).sum::<u32>()
     }
 
     /// Number of elements each statistic covers.
@@ -76,6 +87,7 @@ mod tests {
             data: [c * s, s, 0, 1],
             param: [0, 1, 0, 0],
             stat: [c, 1, 0, 0],
+            mask: [s, 0, 0, 1],
         }
     }
 
@@ -100,6 +112,7 @@ mod tests {
             data: [0, 5, 15, 1],
             param: [0, 1, 0, 0],
             stat: [0, 1, 0, 0],
+            mask: [0, 0, 5, 1],
         };
         assert!(!batch_norm.has_dense_rows());
     }

@@ -5,7 +5,7 @@ mod common;
 
 use common::device::{self, buffer, encoder};
 use wgnorm::{
-    Affine, Backend, Context, ContextOptions, Epilogue, Error, InstanceNorm1d, MemoryOrder, Mode,
+    Affine, Backend, Context, ContextOptions, Error, Extras, InstanceNorm1d, MemoryOrder, Mode,
     Momentum, NormLayer, OpenError, OperandError, PlanError, Preference, RunError, ShapeError,
     StateError, Tensor,
 };
@@ -18,23 +18,23 @@ fn misuse_is_a_typed_error() {
     let norm = InstanceNorm1d::config(2).init(&context).unwrap();
     let place = |shape: [usize; 3]| Tensor::zeros(&context, shape).unwrap();
     let (x, y) = (place([1, 2, 8]), place([1, 2, 8]));
-    let attempt = |context: &Context, x: &Tensor<'_>, y: &Tensor<'_>, epilogue: Epilogue<'_>| {
+    let attempt = |context: &Context, x: &Tensor<'_>, y: &Tensor<'_>, epilogue: &Extras<'_>| {
         let mut commands = encoder(&device);
         norm.record(context, &mut commands, x, y, epilogue, Mode::Eval).unwrap_err()
     };
-    let plain = Epilogue::new();
+    let plain = Extras::new();
 
-    let error = attempt(&context, &x, &place([1, 2, 9]), plain);
+    let error = attempt(&context, &x, &place([1, 2, 9]), &plain);
     assert!(matches!(error, Error::Shape(ShapeError::Operand { operand: "y", .. })), "{error}");
     let wrong = place([2, 2, 8]);
-    let error = attempt(&context, &x, &y, Epilogue::new().with_addend(&wrong));
+    let error = attempt(&context, &x, &y, &Extras::new().with_addend(&wrong));
     assert!(matches!(error, Error::Shape(ShapeError::Operand { operand: "addend", .. })));
 
     let on_host = Tensor::from_vec([1, 2, 8], vec![0.0; 16]).unwrap();
-    let error = attempt(&context, &on_host, &y, plain);
+    let error = attempt(&context, &on_host, &y, &plain);
     let elsewhere = OperandError::Elsewhere { operand: "x", expected: Backend::Gpu };
     assert_eq!(error, elsewhere.clone().into());
-    let error = attempt(&Context::host(), &x, &y, plain);
+    let error = attempt(&Context::host(), &x, &y, &plain);
     assert_eq!(error, OperandError::HostContext.into());
     assert_eq!(
         norm.forward(&Context::host(), &on_host, Mode::Eval).unwrap_err(),
@@ -43,10 +43,10 @@ fn misuse_is_a_typed_error() {
 
     let shared = buffer(&device, 512);
     let view = |at| Tensor::from_buffer(&context, shared.clone(), at, [1, 2, 8]).unwrap();
-    let error = attempt(&context, &view(0), &view(256), plain);
+    let error = attempt(&context, &view(0), &view(256), &plain);
     assert_eq!(error, OperandError::SharedBuffer { operand: "x" }.into());
     let (a, b) = (view(0), view(256));
-    let error = attempt(&context, &x, &a, Epilogue::new().with_addend(&b));
+    let error = attempt(&context, &x, &a, &Extras::new().with_addend(&b));
     assert_eq!(error, OperandError::SharedBuffer { operand: "addend" }.into());
 
     // A layer's own statistics as its output.
@@ -54,7 +54,7 @@ fn misuse_is_a_typed_error() {
     let stats = tracking.running_var().unwrap().buffer().unwrap().0.clone();
     let stats = Tensor::from_buffer(&context, stats, 4, [1, 1, 1]).unwrap();
     let (mut commands, one) = (encoder(&device), place([1, 1, 1]));
-    let error = tracking.record(&context, &mut commands, &one, &stats, plain, Mode::Eval);
+    let error = tracking.record(&context, &mut commands, &one, &stats, &plain, Mode::Eval);
     let error = error.unwrap_err();
     assert_eq!(error, OperandError::SharedBuffer { operand: "running statistics" }.into());
 
@@ -63,7 +63,7 @@ fn misuse_is_a_typed_error() {
     };
     assert_eq!(
         refuse(2, [1, 2, 8]),
-        OperandError::Misaligned { operand: "tensor", offset: 2 }.into()
+        OperandError::Misaligned { operand: "tensor", offset: 2, alignment: 4 }.into()
     );
     let short = OperandError::TooShort { operand: "tensor", needed: 64, offset: 452, got: 512 };
     assert_eq!(refuse(452, [1, 2, 8]), short.into());
@@ -81,7 +81,7 @@ fn misuse_is_a_typed_error() {
     let other = device::foreign(|_| ()).unwrap();
     let other = Context::from_device(&other.0, &other.1).unwrap();
     let foreign = Tensor::zeros(&other, [1, 2, 8]).unwrap();
-    assert_eq!(attempt(&context, &foreign, &y, plain), elsewhere.into());
+    assert_eq!(attempt(&context, &foreign, &y, &plain), elsewhere.into());
     assert_eq!(
         foreign.to_context(&context).unwrap_err(),
         OperandError::Elsewhere { operand: "tensor", expected: Backend::Gpu }.into()
@@ -98,10 +98,8 @@ fn misfit_inputs_are_typed_errors() {
         let norm = InstanceNorm1d::config(2).init(&context).unwrap();
         let x = Tensor::zeros(&context, [1, 2, 8]).unwrap();
         let last = x.clone().with_order(MemoryOrder::ChannelsLast);
-        let error = norm.forward(&context, &last, Mode::Eval).unwrap_err();
-        assert!(matches!(error, Error::Shape(ShapeError::Order { operand: "x", .. })), "{error}");
-        let epilogue = Epilogue::new().with_addend(&last);
-        let error = norm.forward_with(&context, &x, epilogue, Mode::Eval).unwrap_err();
+        let epilogue = Extras::new().with_addend(&last);
+        let error = norm.forward_with(&context, &x, &epilogue, Mode::Eval).unwrap_err();
         assert!(matches!(error, Error::Shape(ShapeError::Order { operand: "addend", .. })));
         let three = Tensor::zeros(&context, [1, 3, 8]).unwrap();
         assert_eq!(
@@ -146,7 +144,7 @@ fn an_invalid_buffer_does_not_end_the_context() {
     let bad = Tensor::from_buffer(&context, invalid, 0, [1, 1, 64]).unwrap();
     let mut commands = encoder(&device);
     let record = |commands: &mut wgpu::CommandEncoder, x: &Tensor<'_>| {
-        norm.record(&context, commands, x, &y, Epilogue::new(), Mode::Eval)
+        norm.record(&context, commands, x, &y, &Extras::new(), Mode::Eval)
     };
     let error = record(&mut commands, &bad).unwrap_err();
     assert!(matches!(error, Error::Run(RunError::Rejected { .. })), "{error:?}");
@@ -231,11 +229,11 @@ fn software_adapters_are_not_taken_unasked() {
 fn small_limits_are_named() {
     type Edit = fn(&mut wgpu::Limits);
     let cases: [(&str, u64, u64, Edit); 4] = [
-        ("max_storage_buffers_per_shader_stage", 7, 4, |l| {
+        ("max_storage_buffers_per_shader_stage", 8, 4, |l| {
             l.max_storage_buffers_per_shader_stage = 4;
         }),
-        ("max_bindings_per_bind_group", 8, 7, |l| l.max_bindings_per_bind_group = 7),
-        ("max_uniform_buffer_binding_size", 144, 128, |l| l.max_uniform_buffer_binding_size = 128),
+        ("max_bindings_per_bind_group", 9, 8, |l| l.max_bindings_per_bind_group = 8),
+        ("max_uniform_buffer_binding_size", 176, 128, |l| l.max_uniform_buffer_binding_size = 128),
         ("max_storage_buffer_binding_size", 4096, 1024, |l| {
             l.max_storage_buffer_binding_size = 1024;
         }),

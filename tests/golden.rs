@@ -1,7 +1,7 @@
 //! Every golden case (`tests/golden/GOLDEN.md`) on every back end, each a test of its own:
 //! `<device>/<op>/<case>`. A part of the name filters: `cargo test --test golden host/instance_norm`.
 //!
-//! What is not supported yet is ignored, its reason in front of its name, and counted at the end.
+//! What is ignored has its reason in front of its name, and is counted at the end.
 
 mod common;
 // Its directory's name is taken by the data.
@@ -10,7 +10,7 @@ mod golden;
 
 use common::device;
 use golden::index::{Golden, directory};
-use golden::{NOT_COMPARED, Run, self_test};
+use golden::{Run, self_test};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     let ignored = ignored(&args, &trials);
     let conclusion = libtest_mimic::run(&args, trials);
     if !args.list {
-        summary(golden, devices, &ignored);
+        summary(devices, &ignored);
     }
     conclusion.exit_code()
 }
@@ -120,7 +120,7 @@ fn ignored(args: &Arguments, trials: &[Trial]) -> BTreeMap<(String, String), u64
 }
 
 /// One line per fact, each starting with `golden:`, for whoever reads a log.
-fn summary(golden: &Golden, devices: &[Tested], ignored: &BTreeMap<(String, String), u64>) {
+fn summary(devices: &[Tested], ignored: &BTreeMap<(String, String), u64>) {
     for device in devices {
         let reasons: Vec<_> = ignored.iter().filter(|((on, _), _)| on == device.name).collect();
         let adapter = match device.context.to_string() {
@@ -143,13 +143,7 @@ fn summary(golden: &Golden, devices: &[Tested], ignored: &BTreeMap<(String, Stri
             println!("golden: {} tightest {share:.2} of its tolerance: {case}", device.name);
         }
     }
-    let supported = |case: &&golden::index::Case| golden::supported(case, false).is_ok();
-    for name in NOT_COMPARED {
-        let expects = |case: &&golden::index::Case| case.expected.contains_key(name);
-        let count = golden.cases.iter().filter(supported).filter(expects).count();
-        println!("golden: not compared yet: {name} of {count} supported cases");
-    }
-    for (case, what) in golden::deviations() {
+    for (case, what) in golden::DEVIATIONS {
         println!("golden: deviation {case}: {what}");
     }
     for exception in golden::compare::EXCEPTIONS {

@@ -5,7 +5,7 @@ mod common;
 
 use common::device::{self, buffer, encoder};
 use common::{oracle, random, tolerance};
-use wgnorm::{Affine, Context, Epilogue, InstanceNorm1d, InstanceNorm2d, Mode, NormLayer, Tensor};
+use wgnorm::{Affine, Context, Extras, InstanceNorm1d, InstanceNorm2d, Mode, NormLayer, Tensor};
 
 /// Once warm, forward and record create nothing but command encoders.
 #[test]
@@ -30,7 +30,7 @@ fn the_steady_state_creates_nothing() {
             assert_eq!(z.to_vec_blocking().unwrap().len(), 8 * 60 * 300);
         }
         let mut commands = encoder(&device);
-        norm.record(&context, &mut commands, &a, &recorded, Epilogue::new(), Mode::Train).unwrap();
+        norm.record(&context, &mut commands, &a, &recorded, &Extras::new(), Mode::Train).unwrap();
         context.queue().unwrap().submit([commands.finish()]);
         device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
     };
@@ -69,7 +69,7 @@ fn a_ring_of_buffers_creates_nothing() {
         for (x, y) in &ring {
             for mode in [Mode::Train, Mode::Eval] {
                 let mut commands = encoder(&device);
-                norm.record(&context, &mut commands, x, y, Epilogue::new(), mode).unwrap();
+                norm.record(&context, &mut commands, x, y, &Extras::new(), mode).unwrap();
                 queue.submit([commands.finish()]);
             }
         }
@@ -117,9 +117,9 @@ fn recorded_memory_is_not_recycled() {
     let y = Tensor::zeros(&context, [1, 1, 4]).unwrap();
     let addend = place(&[5.0; 4]);
     let mut commands = encoder(device);
-    let plus = Epilogue::new().with_addend(&addend);
-    norm.record(&context, &mut commands, &x, &middle, Epilogue::new(), Mode::Eval).unwrap();
-    norm.record(&context, &mut commands, &middle, &y, plus, Mode::Eval).unwrap();
+    let plus = Extras::new().with_addend(&addend);
+    norm.record(&context, &mut commands, &x, &middle, &Extras::new(), Mode::Eval).unwrap();
+    norm.record(&context, &mut commands, &middle, &y, &plus, Mode::Eval).unwrap();
     drop((x, middle, addend));
     // Would be given the memory of those, which the unsubmitted commands read and write.
     let innocent =
@@ -146,7 +146,7 @@ fn recorded_parameters_are_not_recycled() {
         let x = Tensor::zeros(&context, [1, 2, 3]).unwrap();
         let y = Tensor::zeros(&context, [1, 2, 3]).unwrap();
         let mut commands = encoder(context.device().unwrap());
-        norm.record(&context, &mut commands, &x, &y, Epilogue::new(), Mode::Eval).unwrap();
+        norm.record(&context, &mut commands, &x, &y, &Extras::new(), Mode::Eval).unwrap();
         norm.set_bias(&two(&[7.0, 8.0])).unwrap();
         // Would be given the old bias's memory.
         let _innocent = [two(&[9.0; 2]), two(&[9.0; 2])].map(|t| t.to_context(&context).unwrap());

@@ -6,7 +6,7 @@ mod common;
 use common::device::{self, buffer, encoder};
 use common::{oracle, random, tolerance};
 use wgnorm::{
-    Activation, Affine, Context, Epilogue, Error, InstanceNorm1d, InstanceNorm2d, Mode, Momentum,
+    Activation, Affine, Context, Error, Extras, InstanceNorm1d, InstanceNorm2d, Mode, Momentum,
     NormLayer, Tensor,
 };
 
@@ -49,8 +49,8 @@ fn views_at_any_offset() {
         norm.set_weight(&param(bw, a_at)).unwrap();
         norm.set_bias(&param(bb, x_at)).unwrap();
         let mut commands = encoder(&device);
-        let epilogue = Epilogue::new().with_addend(&ta).with_activation(Activation::Relu);
-        norm.record(&context, &mut commands, &tx, &ty, epilogue, Mode::Eval).unwrap();
+        let epilogue = Extras::new().with_addend(&ta).with_activation(Activation::Relu);
+        norm.record(&context, &mut commands, &tx, &ty, &epilogue, Mode::Eval).unwrap();
         queue.submit([commands.finish()]);
 
         let whole = Tensor::from_buffer(&context, by.clone(), 0, [y_at + len + 70]).unwrap();
@@ -100,7 +100,7 @@ fn encoders_in_any_order() {
                 let mut commands = encoder(&device);
                 let (x, y) = (&inputs[i], &outputs[i]);
                 layers[i]
-                    .record(&context, &mut commands, x, y, Epilogue::new(), Mode::Train)
+                    .record(&context, &mut commands, x, y, &Extras::new(), Mode::Train)
                     .unwrap();
                 commands.finish()
             })
@@ -149,8 +149,8 @@ fn layers_chain_in_one_pass() {
     {
         let mut pass = commands.begin_compute_pass(&Default::default());
         for pair in tensors.windows(2) {
-            let epilogue = Epilogue::new();
-            norm.record(&context, &mut pass, &pair[0], &pair[1], epilogue, Mode::Eval).unwrap();
+            let epilogue = Extras::new();
+            norm.record(&context, &mut pass, &pair[0], &pair[1], &epilogue, Mode::Eval).unwrap();
         }
     }
     queue.submit([commands.finish()]);
@@ -178,7 +178,7 @@ fn recording_does_nothing_yet() {
     let x = x.to_context(&context).unwrap();
     let y = Tensor::zeros(&context, [1, 1, 4]).unwrap();
     let mut commands = encoder(&device);
-    norm.record(&context, &mut commands, &x, &y, Epilogue::new(), Mode::Train).unwrap();
+    norm.record(&context, &mut commands, &x, &y, &Extras::new(), Mode::Train).unwrap();
     let commands = commands.finish();
     assert_eq!(y.to_vec_blocking().unwrap(), [0.0; 4]);
     assert_eq!(norm.running_mean().unwrap().to_vec_blocking().unwrap(), [0.0]);
@@ -231,8 +231,8 @@ fn tensors_over_the_binding_limit() {
             .unwrap();
         for mode in [Mode::Train, Mode::Eval] {
             let mut commands = encoder(&device);
-            let epilogue = Epilogue::new().with_addend(&ta);
-            norm.record(&context, &mut commands, &tx, &ty, epilogue, mode).unwrap();
+            let epilogue = Extras::new().with_addend(&ta);
+            norm.record(&context, &mut commands, &tx, &ty, &epilogue, mode).unwrap();
             queue.submit([commands.finish()]);
             let (mean, var) = (norm.running_mean().unwrap(), norm.running_var().unwrap());
             let stats = [mean, var].map(|t| t.to_vec_blocking().unwrap());

@@ -1,9 +1,53 @@
-//! Both back ends against the f64 oracle: one suite, every regime of the planner.
+//! Both back ends against the f64 oracle, forward and backward: every layer, in every regime of the
+//! planner, then every setting that a layer has.
 
 mod common;
 
-use common::{device, suite::check, tolerance};
-use wgnorm::{Context, Tensor};
+use common::suite::{ACTIVATIONS, Case, Family, From, Masking, check};
+use common::{data, device, tolerance};
+use wgnorm::{
+    Activation, Affine, Backend, Context, DType, InstanceNorm1d, MemoryOrder, Mode, NormLayer,
+    Tensor,
+};
+
+const ORDERS: [MemoryOrder; 2] = [MemoryOrder::ChannelsFirst, MemoryOrder::ChannelsLast];
+const AFFINE: [Affine; 4] = [Affine::None, Affine::Weight, Affine::Bias, Affine::Both];
+
+/// The element types of a back end.
+fn dtypes(context: &Context) -> &'static [DType] {
+    match context.backend() {
+        Backend::Host => &[DType::F32, DType::F16, DType::BF16, DType::F64],
+        Backend::Gpu => &[DType::F32, DType::F16, DType::BF16],
+    }
+}
+
+fn all(context: &Context, cases: impl IntoIterator<Item = Case>) {
+    let failures: Vec<String> =
+        cases.into_iter().filter_map(|case| check(context, &case).err()).collect();
+    assert!(failures.is_empty(), "{} cases fail:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// One of them after the other, so that a walk over one list goes through the settings of all.
+fn pick<T: Copy>(from: &[T], i: usize) -> T {
+    from[i % from.len()]
+}
+
+/// The settings that a case number means: every layer has addends, activations, types, orders.
+fn settings(context: &Context, family: Family, shape: [usize; 3], i: usize) -> Case {
+    let dtype = pick(dtypes(context), i / 2);
+    Case {
+        order: pick(&ORDERS, i),
+        dtype,
+        param_dtype: if i.is_multiple_of(3) { dtype } else { DType::F32 },
+        mode: if i % 5 == 3 { Mode::Eval } else { Mode::Train },
+        affine: pick(&AFFINE, i / 3 + 3),
+        activation: pick(&ACTIVATIONS, i / 2),
+        addend: i % 4 == 1,
+        masking: if i % 7 == 5 { Masking::Some } else { Masking::None },
+        seed: i as u32,
+        ..Case::new(family, shape)
+    }
+}
 
 /// Around warp, workgroup, tile and slice sizes; primes; one beyond a workgroup's registers; one
 /// of many slices.
@@ -13,13 +57,25 @@ const LENGTHS: [usize; 24] = [
 ];
 
 fn lengths(context: &Context) {
+    let mut cases = Vec::new();
     for (i, s) in LENGTHS.into_iter().enumerate() {
-        let [n, c] = if s > 10_000 { [1, 2] } else { [2, 3] };
-        // Settings walk through all 32 combinations over the lengths; each length gets two.
-        check(context, [n, c, s], (i * 5) % 32, 0.5);
-        check(context, [n, c, s], (i * 5 + 19) % 32, 100.0);
+        let shape = if s > 10_000 { [1, 2, s] } else { [2, 6, s] };
+        for (j, family) in Family::all(shape[1]).into_iter().enumerate() {
+            // Long tensors many times over are for the GPU's planner alone.
+            if s > 1024 && (i + j) % 6 != 0 {
+                continue;
+            }
+            for order in ORDERS {
+                let settings = settings(context, family, shape, 5 * (i % 3) + j);
+                cases.push(Case {
+                    order,
+                    offset: if i % 2 == 0 { 0.5 } else { 100.0 },
+                    ..settings
+                });
+            }
+        }
     }
-    check(context, [2, 3, 1], 3, 0.0);
+    all(context, cases);
 }
 
 #[test]
@@ -34,32 +90,223 @@ fn gpu_lengths() {
     }
 }
 
-/// All 32 combinations of affine, addend, ReLU and mode on one shape of each regime.
-fn settings(context: &Context) {
-    for setting in 0..32 {
-        check(context, [2, 3, 49], setting, 3.0);
+/// Shapes that are thin in one direction, and channels around tile sizes, which channels last makes
+/// the inner axis.
+fn shapes(context: &Context) {
+    let mut cases = Vec::new();
+    let shapes = [
+        [1, 1, 1],
+        [2, 1, 1],
+        [1, 3, 1],
+        [5, 4, 1],
+        [1, 1, 7],
+        [300, 2, 3],
+        [1, 31, 9],
+        [2, 32, 5],
+        [3, 33, 4],
+        [1, 64, 33],
+        [2, 130, 6],
+        [1, 257, 2],
+        [1, 1030, 3],
+        [2, 12, 289],
+    ];
+    for (i, shape) in shapes.into_iter().enumerate() {
+        for (j, family) in Family::all(shape[1]).into_iter().enumerate() {
+            // Of the many ways to group, some.
+            if matches!(family, Family::Group(g) if g > 2 && (g + i) % 3 != 0 && g != shape[1]) {
+                continue;
+            }
+            for order in ORDERS {
+                cases.push(Case { order, ..settings(context, family, shape, 3 * (i % 2) + j) });
+            }
+        }
     }
-    for setting in 0..32 {
-        check(context, [1, 2, 17_003], setting, 3.0);
-    }
+    all(context, cases);
 }
 
 #[test]
-fn host_settings() {
-    settings(&Context::host());
+fn host_shapes() {
+    shapes(&Context::host());
 }
 
 #[test]
-fn gpu_settings() {
+fn gpu_shapes() {
     if let Some(context) = device::gpu() {
-        settings(&context);
+        shapes(&context);
     }
 }
 
-/// More groups than a grid has workgroups along one dimension, in both row layouts.
+/// Every layer with every activation, with and without an addend, in both modes, orders, and with all
+/// sets of parameters.
+fn epilogues(context: &Context) {
+    let mut cases = Vec::new();
+    for family in Family::all(6) {
+        for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
+            for (k, mode) in [Mode::Train, Mode::Eval].into_iter().enumerate() {
+                for (j, order) in ORDERS.into_iter().enumerate() {
+                    for addend in [false, true] {
+                        cases.push(Case {
+                            order,
+                            mode,
+                            affine: pick(&AFFINE, i + j + k + usize::from(addend)),
+                            activation,
+                            addend,
+                            seed: i as u32,
+                            ..Case::new(family, [3, 6, 35])
+                        });
+                    }
+                }
+            }
+        }
+    }
+    all(context, cases);
+}
+
+#[test]
+fn host_epilogues() {
+    epilogues(&Context::host());
+}
+
+#[test]
+fn gpu_epilogues() {
+    if let Some(context) = device::gpu() {
+        epilogues(&context);
+    }
+}
+
+/// Every layer in every element type with parameters of either type, odd lengths included: 16-bit
+/// elements are packed by two on a GPU.
+fn types(context: &Context) {
+    let mut cases = Vec::new();
+    for shape in [[2, 6, 35], [3, 3, 5], [1, 5, 301], [1, 1, 3]] {
+        for family in Family::all(shape[1]) {
+            for (i, &dtype) in dtypes(context).iter().enumerate() {
+                for param_dtype in [DType::F32, dtype] {
+                    for order in ORDERS {
+                        for (mode, addend) in
+                            [(Mode::Train, false), (Mode::Train, true), (Mode::Eval, true)]
+                        {
+                            cases.push(Case {
+                                order,
+                                dtype,
+                                param_dtype,
+                                mode,
+                                addend,
+                                activation: pick(&ACTIVATIONS, i + usize::from(addend)),
+                                ..Case::new(family, shape)
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    all(context, cases);
+}
+
+#[test]
+fn host_types() {
+    types(&Context::host());
+}
+
+#[test]
+fn gpu_types() {
+    if let Some(context) = device::gpu() {
+        types(&context);
+    }
+}
+
+/// Every layer that takes masks with all positions, some, one and none of a sample's; NaN is
+/// everywhere that does not count.
+fn masks(context: &Context) {
+    let mut cases = Vec::new();
+    for shape in [[5, 6, 35], [4, 4, 300], [7, 2, 1], [2, 3, 17]] {
+        for family in Family::all(shape[1]).into_iter().filter(|family| family.takes_masks()) {
+            for masking in [Masking::All, Masking::Some] {
+                for (i, order) in ORDERS.into_iter().enumerate() {
+                    for (mode, addend, dtype) in [
+                        (Mode::Train, false, DType::F32),
+                        (Mode::Train, true, DType::BF16),
+                        (Mode::Eval, true, DType::F32),
+                        (Mode::Eval, false, DType::F16),
+                    ] {
+                        cases.push(Case {
+                            order,
+                            dtype,
+                            mode,
+                            addend,
+                            masking,
+                            activation: pick(&ACTIVATIONS, i + usize::from(addend)),
+                            ..Case::new(family, shape)
+                        });
+                    }
+                }
+            }
+        }
+    }
+    all(context, cases);
+}
+
+#[test]
+fn host_masks() {
+    masks(&Context::host());
+}
+
+#[test]
+fn gpu_masks() {
+    if let Some(context) = device::gpu() {
+        masks(&context);
+    }
+}
+
+/// Every layer with statistics from elsewhere, constant and part of the graph.
+fn given(context: &Context) {
+    let mut cases = Vec::new();
+    for shape in [[2, 6, 35], [1, 2, 5000]] {
+        for (i, family) in Family::all(shape[1]).into_iter().enumerate() {
+            for constant in [false, true] {
+                for order in ORDERS {
+                    cases.push(Case {
+                        order,
+                        dtype: pick(dtypes(context), i),
+                        from: From::Given { constant },
+                        activation: pick(&ACTIVATIONS, i + usize::from(constant)),
+                        addend: i % 2 == 0,
+                        ..Case::new(family, shape)
+                    });
+                }
+            }
+        }
+    }
+    all(context, cases);
+}
+
+#[test]
+fn host_given() {
+    given(&Context::host());
+}
+
+#[test]
+fn gpu_given() {
+    if let Some(context) = device::gpu() {
+        given(&context);
+    }
+}
+
+/// More groups than a grid has workgroups along one dimension, in every layout.
 fn many_groups(context: &Context) {
-    check(context, [1, 70_000, 2], 3, 0.0);
-    check(context, [70_000, 1, 5], 3, 0.0);
+    let case = |family, shape| Case { affine: Affine::Both, ..Case::new(family, shape) };
+    let mut cases = vec![
+        case(Family::Instance, [1, 70_000, 2]),
+        case(Family::Instance, [70_000, 1, 5]),
+        case(Family::Batch, [2, 70_000, 1]),
+        case(Family::Group(1), [70_000, 2, 2]),
+        case(Family::Layer(1), [35_000, 2, 3]),
+        case(Family::Rms(2), [70_000, 1, 3]),
+    ];
+    let last = MemoryOrder::ChannelsLast;
+    cases.extend(cases.clone().into_iter().map(|case| Case { order: last, ..case }));
+    all(context, cases);
 }
 
 #[test]
@@ -74,6 +321,53 @@ fn gpu_many_groups() {
     }
 }
 
+/// 16-bit results are rounded to nearest, ties to even, overflow to infinity, keep NaN: a constant
+/// plane gives its bias, here any f32 at all.
+fn rounding(context: &Context) {
+    let mut patterns: Vec<u32> = (0..6000u32).map(|i| i.wrapping_mul(0x9E37_79B1)).collect();
+    // Ties of either type and their neighbours, around 1 and the ends of the range of f16.
+    for around in [0x3F80_0000, 0x477F_E000, 0x3880_0000, 0x3380_0000, 0x7F00_0000] {
+        for step in 0..64 {
+            let at = around + (step / 4) * 0x1000;
+            patterns.extend([at - 1, at, at + 1, (at + 0x8000) | 0x8000_0000]);
+        }
+    }
+    let bias: Vec<f32> = patterns.into_iter().map(f32::from_bits).collect();
+    // A GPU may flush what is subnormal in f32.
+    let bias: Vec<f32> = bias.into_iter().filter(|v| !v.is_subnormal()).collect();
+    let c = bias.len();
+    let config = InstanceNorm1d::config(c).with_affine(Affine::Bias);
+    let mut norm = config.init(context).unwrap();
+    norm.set_bias(&Tensor::from_slice([c], &bias).unwrap()).unwrap();
+    for order in ORDERS {
+        for dtype in [DType::F16, DType::BF16] {
+            let x = data::place(context, [1, c, 3], dtype, order, &vec![0.25; 3 * c]).unwrap();
+            let y = norm.forward(context, &x, Mode::Eval).unwrap();
+            let y = data::Layout::of([1, c, 3], order).to_logical(&data::read(&y).unwrap());
+            for (i, &got) in y.iter().enumerate() {
+                let of = bias[i / 3];
+                let want = data::round(dtype, of.into());
+                assert!(
+                    got == want || got.is_nan() && want.is_nan(),
+                    "{context} {order:?} {dtype}: {of:e} became {got:e}, not {want:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn host_rounding() {
+    rounding(&Context::host());
+}
+
+#[test]
+fn gpu_rounding() {
+    if let Some(context) = device::gpu() {
+        rounding(&context);
+    }
+}
+
 /// The comparison itself must be able to fail.
 #[test]
 fn a_wrong_value_is_seen() {
@@ -81,6 +375,41 @@ fn a_wrong_value_is_seen() {
     assert!(tolerance::compare(&[1.0, 2.00002], &[1.0, 2.0], tolerance::Y).is_err());
     assert!(tolerance::compare(&[1.0, f32::NAN], &[1.0, 2.0], tolerance::Y).is_err());
     assert!(tolerance::compare(&[1.0], &[1.0, 2.0], tolerance::Y).is_err());
+}
+
+/// Any one number of a call's results, off by far less than a mistake would make it.
+#[test]
+fn a_wrong_result_is_seen() {
+    use common::suite::{Data, Outcome, compare, run};
+    let context = Context::host();
+    let case =
+        Case { addend: true, activation: Activation::Silu, ..Case::new(Family::Batch, [2, 3, 5]) };
+    let data = Data::new(&case);
+    let right = run(&context, &case, &data).unwrap();
+    compare(&case, &data, &right).unwrap();
+    type Edit = fn(&mut Outcome) -> &mut Vec<f64>;
+    let parts: [(&str, Edit); 8] = [
+        ("y", |outcome| &mut outcome.y),
+        ("unsaved", |outcome| &mut outcome.unsaved),
+        ("dx", |outcome| &mut outcome.dx),
+        ("daddend", |outcome| outcome.daddend.as_mut().unwrap()),
+        ("dweight", |outcome| outcome.dweight.as_mut().unwrap()),
+        ("dbias", |outcome| outcome.dbias.as_mut().unwrap()),
+        ("running_mean", |outcome| &mut outcome.running.as_mut().unwrap()[0]),
+        ("running_var", |outcome| &mut outcome.running.as_mut().unwrap()[1]),
+    ];
+    for (name, part) in parts {
+        for wrong in [3e-4, f64::NAN] {
+            let mut outcome = right.clone();
+            *part(&mut outcome).last_mut().unwrap() += wrong;
+            assert!(compare(&case, &data, &outcome).is_err(), "{name} off by {wrong} passes");
+        }
+        let mut outcome = right.clone();
+        part(&mut outcome).pop();
+        assert!(compare(&case, &data, &outcome).is_err(), "a short {name} passes");
+    }
+    let missing = Outcome { dweight: None, ..right };
+    assert!(compare(&case, &data, &missing).is_err(), "a missing dweight passes");
 }
 
 /// Threads that share a context: one thread's poll may collect another's answer.

@@ -1,8 +1,9 @@
 //! A plan and its operands become pipelines, bind groups and dispatches.
 
-use super::{Gpu, kernels::Role, memory::GpuData, pipelines::PipelineKey};
-use crate::plan::{Offsets, Plan, Stage, Window, binding_range};
-use crate::{Error, OperandError, Problem};
+use super::{Gpu, memory::GpuData, pipelines::PipelineKey};
+use crate::plan::{Caps, Keep, Offsets, Operand, Plan, Role, Small, Wants, Window, binding_range};
+use crate::{Error, Estimator, OperandError, PlanError, Problem};
+use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Calls that a layer keeps ready: training and evaluation over a ring of buffers.
@@ -40,46 +41,77 @@ impl Recorder for wgpu::ComputePass<'_> {
 }
 
 /// The operands of one call, on this device.
+#[derive(Default)]
 pub(crate) struct Operands<'a> {
-    pub x: &'a GpuData,
-    pub y: &'a GpuData,
-    pub addend: Option<&'a GpuData>,
-    pub weight: Option<&'a GpuData>,
-    pub bias: Option<&'a GpuData>,
+    list: SmallVec<[(Operand, &'a GpuData); 12]>,
     /// `running_mean` then `running_var`, and the count of steps.
     pub running: Option<(&'a wgpu::Buffer, &'a wgpu::Buffer)>,
-    /// Bytes of `weight` and of `bias`.
-    pub param_bytes: u64,
 }
 
-impl Operands<'_> {
-    fn offsets(&self) -> Offsets {
-        let of = |data: Option<&GpuData>| data.map_or(0, GpuData::offset);
+impl<'a> Operands<'a> {
+    pub fn add(&mut self, operand: Operand, data: &'a GpuData) {
+        self.list.push((operand, data));
+    }
+
+    fn get(&self, operand: Operand) -> Option<&'a GpuData> {
+        self.list.iter().find(|(named, _)| *named == operand).map(|(_, data)| *data)
+    }
+
+    /// Keeps the memory of all operands out of the pool: the application decides when it is used.
+    pub fn escape(&self) {
+        self.list.iter().for_each(|(_, data)| data.escape());
+    }
+
+    pub fn offsets(&self) -> Offsets {
+        let of = |operand| self.get(operand).map_or(0, GpuData::offset);
         Offsets {
-            x: self.x.offset(),
-            y: self.y.offset(),
-            addend: of(self.addend),
-            weight: of(self.weight),
-            bias: of(self.bias),
+            x: of(Operand::X),
+            y: of(Operand::Y),
+            addend: of(Operand::Addend),
+            dy: of(Operand::Dy),
+            weight: of(Operand::Weight),
+            bias: of(Operand::Bias),
         }
     }
 
     /// A buffer that is read and written in one dispatch is an error in WebGPU, even where the
-    /// ranges are disjoint.
-    fn check_shared(&self) -> Result<(), OperandError> {
-        let reads = [
-            ("x", Some(self.x.buffer())),
-            ("addend", self.addend.map(GpuData::buffer)),
-            ("weight", self.weight.map(GpuData::buffer)),
-            ("bias", self.bias.map(GpuData::buffer)),
-            ("running statistics", self.running.map(|(stats, _)| stats)),
-        ];
-        for (operand, buffer) in reads {
-            if buffer == Some(self.y.buffer()) {
-                return Err(OperandError::SharedBuffer { operand });
+    /// ranges are disjoint. All but y that is written is ours.
+    fn check(&self, gpu: &Gpu) -> Result<(), OperandError> {
+        let y = self.get(Operand::Y).map(GpuData::buffer);
+        for &(operand, data) in &self.list {
+            let name = operand.name();
+            if operand != Operand::Y && y == Some(data.buffer()) {
+                return Err(OperandError::SharedBuffer { operand: name });
+            }
+            // Entries are bound where they start: their kernels know no offset.
+            use Operand::{Moments, Sums};
+            let alignment = gpu.caps.offset_alignment;
+            if matches!(operand, Moments | Sums) && !data.offset().is_multiple_of(alignment) {
+                let offset = data.offset();
+                return Err(OperandError::Misaligned { operand: name, offset, alignment });
             }
         }
+        if self.running.is_some_and(|(stats, _)| y == Some(stats)) {
+            return Err(OperandError::SharedBuffer { operand: "running statistics" });
+        }
         Ok(())
+    }
+}
+
+impl Operand {
+    fn name(self) -> &'static str {
+        match self {
+            Operand::X => "x",
+            Operand::Y => "y",
+            Operand::Addend => "addend",
+            Operand::Weight => "weight",
+            Operand::Bias => "bias",
+            Operand::Moments => "statistics",
+            Operand::Dy => "dy",
+            Operand::Sums => "sums",
+            Operand::Mask => "mask",
+            _ => "scratch",
+        }
     }
 }
 
@@ -103,12 +135,64 @@ impl Call {
     }
 }
 
-/// What distinguishes a layer's calls from each other.
-#[derive(PartialEq)]
+/// What a call computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Job {
+    Forward(Problem, Keep),
+    Statistics(Problem),
+    Backward(Problem, Wants),
+    GroupSums(Problem),
+    StyleGradient(Problem, Estimator),
+    Small(Small),
+}
+
+impl Job {
+    fn plan(&self, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
+        match self {
+            Job::Forward(problem, keep) => Plan::forward(problem, caps, offsets, *keep),
+            Job::Statistics(problem) => Plan::statistics(problem, caps, offsets),
+            Job::Backward(problem, wants) => Plan::backward(problem, caps, offsets, *wants),
+            Job::GroupSums(problem) => Plan::group_sums(problem, caps, offsets),
+            Job::StyleGradient(problem, estimator) => {
+                Plan::style_gradient(problem, caps, offsets, *estimator)
+            }
+            Job::Small(small) => Plan::small(small, caps, offsets),
+        }
+    }
+
+    /// Bytes of an element of x.
+    fn element(&self) -> u64 {
+        match self {
+            Job::Forward(problem, _)
+            | Job::Statistics(problem)
+            | Job::Backward(problem, _)
+            | Job::GroupSums(problem)
+            | Job::StyleGradient(problem, _) => problem.dtype.size() as u64,
+            Job::Small(_) => 4,
+        }
+    }
+}
+
+/// What distinguishes calls from each other.
 struct CallKey {
-    problem: Problem,
+    job: Job,
     offsets: Offsets,
-    buffers: [Option<wgpu::Buffer>; 3],
+    buffers: SmallVec<[(Operand, wgpu::Buffer); 12]>,
+}
+
+impl CallKey {
+    fn new(job: &Job, operands: &Operands<'_>) -> Self {
+        let buffers = operands.list.iter().map(|(operand, data)| (*operand, data.buffer().clone()));
+        CallKey { job: *job, offsets: operands.offsets(), buffers: buffers.collect() }
+    }
+
+    fn is(&self, job: &Job, operands: &Operands<'_>, offsets: &Offsets) -> bool {
+        self.buffers.len() == operands.list.len()
+            && std::iter::zip(&self.buffers, &operands.list)
+                .all(|(mine, other)| mine.0 == other.0 && mine.1 == *other.1.buffer())
+            && self.offsets == *offsets
+            && self.job == *job
+    }
 }
 
 /// The latest calls of one layer, most recent last.
@@ -124,21 +208,11 @@ impl CallCache {
     }
 
     /// The call with these operands, prepared now if it is not among the latest.
-    pub fn get(
-        &self,
-        gpu: &Gpu,
-        problem: &Problem,
-        operands: &Operands<'_>,
-    ) -> Result<Arc<Call>, Error> {
-        let key = CallKey {
-            problem: *problem,
-            offsets: operands.offsets(),
-            buffers: [Some(operands.x), Some(operands.y), operands.addend]
-                .map(|data| data.map(|data| data.buffer().clone())),
-        };
+    pub fn get(&self, gpu: &Gpu, job: &Job, operands: &Operands<'_>) -> Result<Arc<Call>, Error> {
+        let offsets = operands.offsets();
         {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = calls.iter().rposition(|(kept, _)| *kept == key) {
+            if let Some(at) = calls.iter().rposition(|(kept, _)| kept.is(job, operands, &offsets)) {
                 let found = calls.remove(at);
                 let call = found.1.clone();
                 calls.push(found);
@@ -147,11 +221,11 @@ impl CallCache {
         }
         // Not under the lock: compiling takes milliseconds. Two threads may prepare the same call;
         // either will do.
-        operands.check_shared()?;
-        let plan = Plan::forward(problem, &gpu.caps, &key.offsets)?;
-        let call = Arc::new(gpu.prepare(&plan, operands)?);
+        operands.check(gpu)?;
+        let plan = job.plan(&gpu.caps, &offsets)?;
+        let call = Arc::new(gpu.prepare(&plan, operands, job.element())?);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.push((key, call.clone()));
+        calls.push((CallKey::new(job, operands), call.clone()));
         while calls.len() > CALLS_MAX || (calls.len() > CALLS_MIN && held(&calls) > CALLS_BYTES) {
             calls.remove(0);
         }
@@ -162,7 +236,7 @@ impl CallCache {
 /// Bytes of the operands that these calls keep alive.
 fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
     let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
-    for buffer in calls.iter().flat_map(|(key, _)| key.buffers.iter().flatten()) {
+    for (_, buffer) in calls.iter().flat_map(|(key, _)| &key.buffers) {
         if !buffers.contains(&buffer) {
             buffers.push(buffer);
         }
@@ -171,20 +245,24 @@ fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
 }
 
 impl Gpu {
-    fn prepare(&self, plan: &Plan, operands: &Operands<'_>) -> Result<Call, Error> {
-        let scratch = self.scratch(plan.scratch)?;
+    fn prepare(&self, plan: &Plan, operands: &Operands<'_>, element: u64) -> Result<Call, Error> {
+        let scratch = self.scratch(plan.partials, plan.gathered)?;
         let mut steps = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {
             let (pipeline, layout) = self.pipelines.get(&self.device, PipelineKey::from(stage))?;
             let task = self.task(&stage.task)?;
-            let mut entries = Vec::new();
+            let mut entries: SmallVec<[_; 9]> = SmallVec::new();
             if stage.kernel.has_task() {
                 let resource = task.as_entire_binding();
                 entries.push(wgpu::BindGroupEntry { binding: Role::Task as u32, resource });
             }
-            for &(role, _) in stage.kernel.bindings() {
-                let resource =
-                    wgpu::BindingResource::Buffer(self.bind(role, stage, operands, &scratch));
+            for (&(role, written), &operand) in stage.kernel.bindings().iter().zip(&stage.operands)
+            {
+                let window = role.is_data().then_some((&stage.window, element));
+                let absent = if written { &self.sink } else { &self.absent };
+                let resource = wgpu::BindingResource::Buffer(
+                    self.bind(operand, window, operands, &scratch).unwrap_or(whole(absent)),
+                );
                 entries.push(wgpu::BindGroupEntry { binding: role as u32, resource });
             }
             let label = format!("wgnorm {}", stage.kernel.entry_point());
@@ -201,36 +279,33 @@ impl Gpu {
         Ok(Call { steps })
     }
 
-    /// The range of the buffer that plays a role in a stage.
+    /// The range of an operand that a stage binds: of tensors a window, else all of it. None if it
+    /// is absent.
     fn bind<'a>(
-        &'a self,
-        role: Role,
-        stage: &Stage,
-        operands: &Operands<'a>,
-        scratch: &'a wgpu::Buffer,
-    ) -> wgpu::BufferBinding<'a> {
-        let whole =
-            |buffer: &'a wgpu::Buffer| wgpu::BufferBinding { buffer, offset: 0, size: None };
-        let absent = || whole(&self.absent);
-        let part = |data: &'a GpuData, window: &Window| {
-            let (offset, size) = binding_range(data.offset(), window, self.caps.offset_alignment);
-            wgpu::BufferBinding {
-                buffer: data.buffer(),
-                offset,
-                size: wgpu::BufferSize::new(size.next_multiple_of(4)),
-            }
-        };
-        let params = Window { first: 0, len: (operands.param_bytes / 4) as u32 };
-        match role {
-            Role::Task => unreachable!("the task is bound by prepare"),
-            Role::X => part(operands.x, &stage.window),
-            Role::Y => part(operands.y, &stage.window),
-            Role::Addend => operands.addend.map_or_else(absent, |data| part(data, &stage.window)),
-            Role::Weight => operands.weight.map_or_else(absent, |data| part(data, &params)),
-            Role::Bias => operands.bias.map_or_else(absent, |data| part(data, &params)),
-            Role::Moments => whole(scratch),
-            Role::Running => operands.running.map_or_else(absent, |(stats, _)| whole(stats)),
-            Role::Tracked => operands.running.map_or_else(absent, |(_, steps)| whole(steps)),
+        &self,
+        operand: Operand,
+        window: Option<(&Window, u64)>,
+        operands: &'a Operands<'_>,
+        scratch: &'a [wgpu::Buffer; 2],
+    ) -> Option<wgpu::BufferBinding<'a>> {
+        let given = operands.get(operand);
+        match operand {
+            Operand::Partials => return Some(whole(&scratch[0])),
+            Operand::Gathered if given.is_none() => return Some(whole(&scratch[1])),
+            Operand::Running => return operands.running.map(|(stats, _)| whole(stats)),
+            Operand::Tracked => return operands.running.map(|(_, steps)| whole(steps)),
+            _ => {}
         }
+        let data = given?;
+        let alignment = self.caps.offset_alignment;
+        let all = Window { first: 0, len: (data.bytes() / 4) as u32 };
+        let (window, element) = window.unwrap_or((&all, 4));
+        let (offset, size) = binding_range(data.offset(), window, alignment, element);
+        let size = wgpu::BufferSize::new(size.next_multiple_of(4));
+        Some(wgpu::BufferBinding { buffer: data.buffer(), offset, size })
     }
+}
+
+fn whole(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding { buffer, offset: 0, size: None }
 }

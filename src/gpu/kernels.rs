@@ -1,43 +1,32 @@
-//! The table of kernels: source, entry point, bindings. Layouts and bind groups derive from it, and
-//! a test holds it against what naga reflects.
+//! The shaders of the kernels: source, entry point, constants. Layouts and bind groups derive from
+//! [`Kernel::bindings`], and a test holds that table against what naga reflects.
 
 use crate::plan::{Access, Kernel, Overrides};
 
-/// What a binding number means, in every kernel alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub(crate) enum Role {
-    Task = 0,
-    X = 1,
-    Y = 2,
-    Addend = 3,
-    Weight = 4,
-    Bias = 5,
-    Moments = 6,
-    Running = 7,
-    Tracked = 8,
+macro_rules! wgsl {
+    ($name:literal) => {
+        include_str!(concat!("../../shaders/", $name, ".wgsl"))
+    };
 }
 
-use Role::*;
-
 impl Kernel {
-    /// All kernels.
-    pub const ALL: [Kernel; 5] = [
-        Kernel::NormRow,
-        Kernel::StatsRow,
-        Kernel::Apply,
-        Kernel::UpdateRunning,
-        Kernel::CountStep,
-    ];
-
     /// Name of the entry point, also the stem of the WGSL file.
     pub fn entry_point(self) -> &'static str {
         match self {
             Kernel::NormRow => "norm_row",
             Kernel::StatsRow => "stats_row",
             Kernel::Apply => "apply",
+            Kernel::GatherMoments => "gather_moments",
             Kernel::UpdateRunning => "update_running",
             Kernel::CountStep => "count_step",
+            Kernel::EpilogueGrad => "epilogue_grad",
+            Kernel::SumsRow => "sums_row",
+            Kernel::GatherSums => "gather_sums",
+            Kernel::GatherParams => "gather_params",
+            Kernel::InputGrad => "input_grad",
+            Kernel::MergeEntries => "merge_entries",
+            Kernel::StyleTables => "style_tables",
+            Kernel::MixRows => "mix_rows",
         }
     }
 
@@ -46,49 +35,68 @@ impl Kernel {
         self != Kernel::CountStep
     }
 
-    /// Storage bindings, and whether each is written.
-    pub(crate) fn bindings(self) -> &'static [(Role, bool)] {
-        match self {
-            Kernel::NormRow => &[
-                (X, false),
-                (Y, true),
-                (Addend, false),
-                (Weight, false),
-                (Bias, false),
-                (Moments, true),
-            ],
-            Kernel::StatsRow => &[(X, false), (Moments, true)],
-            Kernel::Apply => &[
-                (X, false),
-                (Y, true),
-                (Addend, false),
-                (Weight, false),
-                (Bias, false),
-                (Moments, false),
-                (Running, false),
-            ],
-            Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
-            Kernel::CountStep => &[(Tracked, true)],
-        }
+    /// Whether it loads elements, so that its source depends on [`Access`].
+    pub fn has_elements(self) -> bool {
+        self.bindings().iter().any(|(role, _)| role.is_data())
+    }
+
+    /// Whether `weight` and `bias` are looked up through strides.
+    fn has_affine(self) -> bool {
+        use Kernel::*;
+        matches!(self, NormRow | Apply | EpilogueGrad | SumsRow | GatherSums | InputGrad)
+    }
+
+    /// Whether it computes what lies behind the affine part, or its derivative.
+    fn has_epilogue(self) -> bool {
+        matches!(self, Kernel::NormRow | Kernel::Apply) || self.has_gradient()
+    }
+
+    /// Whether it reads saved moments to compute gradients.
+    fn has_gradient(self) -> bool {
+        use Kernel::*;
+        matches!(self, EpilogueGrad | SumsRow | InputGrad)
     }
 
     /// The WGSL of the module: files put one after another, nothing generated.
     pub fn source(self, access: Access) -> String {
-        let elements = match access {
-            Access::F32x1 => include_str!("../../shaders/elem_f32x1.wgsl"),
-            Access::F32x4 => include_str!("../../shaders/elem_f32x4.wgsl"),
-        };
-        let prelude = include_str!("../../shaders/prelude.wgsl");
-        let affine = include_str!("../../shaders/affine.wgsl");
-        let files: &[&str] = match self {
-            Kernel::NormRow => {
-                &[prelude, elements, affine, include_str!("../../shaders/norm_row.wgsl")]
-            }
-            Kernel::StatsRow => &[prelude, elements, include_str!("../../shaders/stats_row.wgsl")],
-            Kernel::Apply => &[prelude, elements, affine, include_str!("../../shaders/apply.wgsl")],
-            Kernel::UpdateRunning => &[prelude, include_str!("../../shaders/update_running.wgsl")],
-            Kernel::CountStep => &[include_str!("../../shaders/count_step.wgsl")],
-        };
+        if self == Kernel::CountStep {
+            return wgsl!("count_step").to_owned();
+        }
+        let mut files = vec![wgsl!("prelude")];
+        if self.has_elements() {
+            files.push(wgsl!("row"));
+            files.extend(match access {
+                Access::F32x1 => &[wgsl!("elem_f32x1")][..],
+                Access::F32x4 => &[wgsl!("elem_f32x4")],
+                Access::F16x1 => &[wgsl!("elem_16x1"), wgsl!("half_f16")],
+                Access::F16x4 => &[wgsl!("elem_16x4"), wgsl!("half_f16")],
+                Access::BF16x1 => &[wgsl!("elem_16x1"), wgsl!("half_bf16")],
+                Access::BF16x4 => &[wgsl!("elem_16x4"), wgsl!("half_bf16")],
+            });
+        }
+        if self.has_affine() {
+            files.push(wgsl!("affine"));
+        }
+        if self.has_epilogue() {
+            let use_of = if self.has_gradient() { wgsl!("gradient") } else { wgsl!("epilogue") };
+            files.extend([wgsl!("activation"), use_of]);
+        }
+        files.push(match self {
+            Kernel::NormRow => wgsl!("norm_row"),
+            Kernel::StatsRow => wgsl!("stats_row"),
+            Kernel::Apply => wgsl!("apply"),
+            Kernel::GatherMoments => wgsl!("gather_moments"),
+            Kernel::UpdateRunning => wgsl!("update_running"),
+            Kernel::CountStep => wgsl!("count_step"),
+            Kernel::EpilogueGrad => wgsl!("epilogue_grad"),
+            Kernel::SumsRow => wgsl!("sums_row"),
+            Kernel::GatherSums => wgsl!("gather_sums"),
+            Kernel::GatherParams => wgsl!("gather_params"),
+            Kernel::InputGrad => wgsl!("input_grad"),
+            Kernel::MergeEntries => wgsl!("merge_entries"),
+            Kernel::StyleTables => wgsl!("style_tables"),
+            Kernel::MixRows => wgsl!("mix_rows"),
+        });
         files.concat()
     }
 
@@ -98,30 +106,63 @@ impl Kernel {
             return Vec::new();
         }
         let flag = |on: bool| f64::from(u8::from(on));
-        let mut constants = vec![("WG", f64::from(o.wg)), ("ROWS", f64::from(o.rows))];
-        if matches!(self, Kernel::NormRow | Kernel::Apply) {
-            constants.extend([
-                ("WEIGHT", flag(o.weight)),
-                ("BIAS", flag(o.bias)),
-                ("ADDEND", flag(o.addend)),
-                ("ACTIVATION", f64::from(o.activation)),
-            ]);
+        let mut constants = vec![
+            ("WG", f64::from(o.wg)),
+            ("ROWS", f64::from(o.rows)),
+            ("COLUMNS", flag(o.columns)),
+            ("DENSE", flag(o.dense)),
+            ("CENTERED", flag(o.centered)),
+        ];
+        if self.has_elements() {
+            constants.push(("MASKED", flag(o.masked)));
+        }
+        if self.has_affine() || self == Kernel::GatherParams {
+            constants.extend([("WEIGHT", flag(o.weight)), ("BIAS", flag(o.bias))]);
+        }
+        if self.has_affine() {
+            constants.push(("INSIDE", flag(o.inside)));
+        }
+        if self.has_epilogue() {
+            constants.extend([("ADDEND", flag(o.addend)), ("ACTIVATION", f64::from(o.activation))]);
+        }
+        if self.has_gradient() {
+            constants.push(("STATS_INSIDE", flag(o.stats_inside)));
+        }
+        if self.has_gradient() || self == Kernel::GatherSums {
+            constants.push(("PAIRED", flag(o.paired)));
         }
         match self {
             Kernel::NormRow => {
                 constants.extend([("TILE", f64::from(o.tile)), ("SAVE", flag(o.save))]);
             }
-            Kernel::StatsRow | Kernel::CountStep => {}
-            Kernel::Apply => constants.push(("RUNNING", flag(o.running))),
+            Kernel::Apply | Kernel::GatherMoments => constants.push(("RUNNING", flag(o.running))),
             Kernel::UpdateRunning => constants
                 .extend([("CUMULATIVE", flag(o.cumulative)), ("UNBIASED", flag(o.unbiased))]),
+            Kernel::GatherParams | Kernel::MergeEntries => {
+                constants.push(("ACCUMULATE", flag(o.accumulate)));
+            }
+            Kernel::SumsRow => constants.push(("WEIGHTED", flag(o.weighted))),
+            Kernel::InputGrad => constants.push(("CONSTANT", flag(o.constant))),
+            _ => {}
         }
         constants
     }
 
     /// Bytes of workgroup memory: one vec4 per lane where the row reductions are used.
     pub fn shared_bytes(self, wg: u32) -> u32 {
-        if self == Kernel::CountStep { 0 } else { wg * 16 }
+        use Kernel::*;
+        let reduces = matches!(
+            self,
+            NormRow
+                | StatsRow
+                | Apply
+                | GatherMoments
+                | UpdateRunning
+                | SumsRow
+                | GatherSums
+                | GatherParams
+        );
+        if reduces { wg * 16 } else { 0 }
     }
 }
 
@@ -131,8 +172,8 @@ mod tests {
         STORAGE_BUFFERS, caps_of, device::Device, pipelines::PipelineCache, pipelines::PipelineKey,
     };
     use super::*;
-    use crate::plan::{Offsets, Plan};
-    use crate::{Activation, Estimator, Momentum, Problem, RunningUpdate, StatSource, View};
+    use crate::plan::{Keep, Offsets, Plan, Role, Small, Wants};
+    use crate::{Activation, DType, Estimator, Momentum, Problem, RunningUpdate, View};
     use naga::valid::{Capabilities, GlobalUse, ValidationFlags, Validator};
     use naga::{AddressSpace, StorageAccess};
 
@@ -154,7 +195,7 @@ mod tests {
                     AddressSpace::Storage { access } => access.contains(StorageAccess::STORE),
                     _ => false,
                 };
-                let name = global.name.clone().unwrap_or_default();
+                let name = global.name.clone().unwrap_or_default().replace('_', "");
                 assert_eq!(used[handle].contains(GlobalUse::WRITE), written, "{name}");
                 Some((binding.binding, name, written))
             })
@@ -174,7 +215,7 @@ mod tests {
     #[test]
     fn the_table_is_what_the_shaders_bind() {
         for kernel in Kernel::ALL {
-            for access in [Access::F32x1, Access::F32x4] {
+            for access in Access::ALL {
                 assert_eq!(tabled(kernel), reflected(&kernel.source(access)), "{kernel:?}");
             }
             let storage = kernel.bindings().len() as u32;
@@ -196,29 +237,40 @@ mod tests {
         let caps = caps_of(&device.limits()).expect("base limits are enough");
         let device = Device::foreign(&device, &queue);
         let (cache, mut seen) = (PipelineCache::default(), Vec::new());
-        let update = RunningUpdate { momentum: Momentum::Cumulative, estimator: Estimator::Biased };
-        for length in [4, 1 << 20] {
-            let problem = Problem {
-                view: View {
-                    extent: [2, 3, 1, length],
-                    data: [3 * length, length, 0, 1],
-                    param: [0, 1, 0, 0],
-                    stat: [3, 1, 0, 0],
-                },
-                source: StatSource::Batch,
-                eps: 1e-5,
-                weight: true,
-                bias: true,
-                addend: true,
-                activation: Activation::Relu,
-                update: Some(update),
-            };
-            let plan = Plan::forward(&problem, &caps, &Offsets::default()).expect("a plan");
-            for stage in &plan.stages {
-                let pipeline = cache.get(&device, PipelineKey::from(stage));
+        let (momentum, estimator) = (Momentum::Cumulative, Estimator::Biased);
+        let offsets = Offsets::default();
+        let mut accept = |plan: Result<Plan, crate::PlanError>| {
+            for stage in plan.expect("a plan").stages {
+                let pipeline = cache.get(&device, PipelineKey::from(&stage));
                 assert!(pipeline.is_ok(), "{stage:?}: {pipeline:?}");
                 seen.push(stage.kernel);
             }
+        };
+        for (length, dtype) in [(4, DType::F32), (7, DType::BF16), (1 << 20, DType::F16)] {
+            let view = View {
+                extent: [2, 3, 1, length],
+                data: [3 * length, length, 0, 1],
+                param: [0, 1, 0, 0],
+                stat: [3, 1, 0, 0],
+                mask: [length, 0, 0, 1],
+            };
+            let problem = Problem {
+                weight: true,
+                bias: true,
+                addend: true,
+                masked: true,
+                activation: Activation::Gelu,
+                update: Some(RunningUpdate { momentum, estimator, counts: true }),
+                ..Problem::new(view, dtype, 1e-5)
+            };
+            let wants = Wants { weight: true, bias: true, ..Wants::default() };
+            accept(Plan::forward(&problem, &caps, &offsets, Keep::Moments));
+            accept(Plan::backward(&problem, &caps, &offsets, wants));
+        }
+        let tables = Small::StyleTables { entries: 6, eps: 1e-5, estimator };
+        let mix = Small::Mix { extent: [2, 3, 4], strides: [4, 1] };
+        for small in [Small::Merge { entries: 6, add: false }, tables, mix] {
+            accept(Plan::small(&small, &caps, &offsets));
         }
         assert!(Kernel::ALL.iter().all(|kernel| seen.contains(kernel)), "{seen:?}");
     }

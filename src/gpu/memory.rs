@@ -74,6 +74,7 @@ pub(crate) struct GpuData {
     gpu: Arc<Gpu>,
     memory: Arc<Memory>,
     offset: u64,
+    bytes: u64,
 }
 
 impl GpuData {
@@ -89,20 +90,20 @@ impl GpuData {
             return Err(OperandError::Usage { operand, missing: "STORAGE" });
         }
         if !offset.is_multiple_of(4) {
-            return Err(OperandError::Misaligned { operand, offset });
+            return Err(OperandError::Misaligned { operand, offset, alignment: 4 });
         }
         if offset.checked_add(bytes).is_none_or(|end| end > buffer.size()) {
             let got = buffer.size();
             return Err(OperandError::TooShort { operand, needed: bytes, offset, got });
         }
         let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
-        Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset })
+        Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes })
     }
 
     /// A view into a buffer of our own that never returns to a pool (a layer's statistics).
-    pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64) -> Self {
+    pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64, bytes: u64) -> Self {
         let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
-        GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset }
+        GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes }
     }
 
     pub fn gpu(&self) -> &Arc<Gpu> {
@@ -115,6 +116,11 @@ impl GpuData {
 
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Bytes of the data, whole words.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub fn escape(&self) {
@@ -151,14 +157,20 @@ impl Gpu {
             pool: Some(Arc::downgrade(&self.tensors)),
             escaped: AtomicBool::new(false),
         };
-        Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0 })
+        Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0, bytes: size })
     }
 
-    pub fn upload(self: &Arc<Self>, values: &[f32]) -> Result<GpuData, Error> {
-        let bytes = bytemuck::cast_slice(values);
+    pub fn upload(self: &Arc<Self>, bytes: &[u8]) -> Result<GpuData, Error> {
         let data = self.allocate(bytes.len() as u64)?;
+        // wgpu writes whole words.
+        let (words, rest) = bytes.split_at(bytes.len() - bytes.len() % 4);
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
         self.device.scoped("an upload", bytes.len() as u64, || {
-            self.device.queue().write_buffer(data.buffer(), 0, bytes);
+            self.device.queue().write_buffer(data.buffer(), 0, words);
+            if !rest.is_empty() {
+                self.device.queue().write_buffer(data.buffer(), words.len() as u64, &last);
+            }
         })?;
         self.device.check_alive()?;
         Ok(data)
@@ -185,6 +197,20 @@ impl Gpu {
         // The pool hands out used memory.
         self.submit("clear", |encoder| {
             encoder.clear_buffer(data.buffer(), 0, None);
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// A copy of data on this device.
+    pub fn copy(self: &Arc<Self>, from: &GpuData) -> Result<GpuData, Error> {
+        if !from.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC) {
+            return Err(OperandError::Usage { operand: "gradient", missing: "COPY_SRC" }.into());
+        }
+        let data = self.allocate(from.bytes())?;
+        self.submit("a copy", |encoder| {
+            let (buffer, offset) = (from.buffer(), from.offset());
+            encoder.copy_buffer_to_buffer(buffer, offset, data.buffer(), 0, from.bytes());
             Ok(())
         })?;
         Ok(data)

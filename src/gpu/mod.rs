@@ -1,7 +1,8 @@
 //! The GPU: the only folder that names wgpu's objects.
 //!
 //! [`kernels`] is the table of shaders, [`pipelines`] compiles them, [`encode`] turns a plan and its
-//! operands into bind groups and dispatches, [`readback`] is the one way back to the host.
+//! operands into bind groups and dispatches, [`run`] makes outputs and submits, [`readback`] is the
+//! one way back to the host.
 
 mod device;
 mod encode;
@@ -10,11 +11,17 @@ mod memory;
 mod open;
 mod pipelines;
 mod readback;
+mod run;
 
+pub(crate) use crate::plan::Operand;
 pub use encode::Recorder;
 pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
 pub(crate) use open::open;
+pub(crate) use run::{
+    backward, forward, forward_saved, group_sums, merge, mix, record, statistics, style_gradient,
+    style_tables,
+};
 
 use crate::plan::{Caps, Task};
 use crate::{OpenError, RunError};
@@ -28,10 +35,10 @@ use std::{
 use wgpu::BufferUsages as Usage;
 
 /// Most storage bindings of any kernel.
-const STORAGE_BUFFERS: u32 = 7;
+const STORAGE_BUFFERS: u32 = 8;
 /// Bytes of the uniform block.
 const TASK_BYTES: u64 = size_of::<Task>() as u64;
-/// Uniform buffers kept. Each is 144 bytes; a network of hundreds of layers has as many.
+/// Uniform buffers kept. Each is 176 bytes; a network of hundreds of layers has as many.
 const TASKS_MAX: usize = 4096;
 
 /// A device with everything this crate keeps on it.
@@ -42,11 +49,15 @@ pub(crate) struct Gpu {
     /// Uniform buffers by content. Written once: a rewrite would reach work recorded but not yet
     /// submitted.
     tasks: Mutex<HashMap<[u8; size_of::<Task>()], wgpu::Buffer>>,
-    /// Partial statistics between the dispatches of a call. One for all calls: a queue runs command
-    /// buffers one after another, and every call writes what it reads.
-    scratch: Mutex<wgpu::Buffer>,
+    /// Partials between the dispatches of a call, and what is gathered from them. The same for all
+    /// calls: a queue runs command buffers one after another, and every call writes what it reads.
+    scratch: Mutex<[wgpu::Buffer; 2]>,
     /// Bound in place of absent operands: layouts are fixed per kernel.
     absent: wgpu::Buffer,
+    /// The same where a kernel would write: one dispatch must not read and write a buffer.
+    sink: wgpu::Buffer,
+    /// Calls that belong to no layer: statistics merged, tables made.
+    calls: CallCache,
     tensors: Arc<Pool>,
     staging: Pool,
 }
@@ -58,9 +69,10 @@ impl Gpu {
             name: device.wgpu().adapter_info().name,
             reason: error.to_string(),
         };
-        let scratch =
-            device.create_buffer("wgnorm scratch", 4096, Usage::STORAGE).map_err(refused)?;
-        let absent = device.create_buffer("wgnorm absent", 16, Usage::STORAGE).map_err(refused)?;
+        let storage =
+            |label, size| device.create_buffer(label, size, Usage::STORAGE).map_err(refused);
+        let scratch = [storage("wgnorm partials", 4096)?, storage("wgnorm gathered", 4096)?];
+        let (absent, sink) = (storage("wgnorm absent", 16)?, storage("wgnorm sink", 16)?);
         let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
         Ok(Gpu {
             caps,
@@ -68,6 +80,8 @@ impl Gpu {
             tasks: Mutex::default(),
             scratch: Mutex::new(scratch),
             absent,
+            sink,
+            calls: CallCache::default(),
             tensors: Arc::new(Pool::new("wgnorm tensor", usage)),
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
             device,
@@ -83,6 +97,7 @@ impl Gpu {
     pub fn trim(&self) {
         self.tensors.clear();
         self.staging.clear();
+        self.calls.clear();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -106,13 +121,15 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Scratch of at least this size. A larger one replaces it; recorded work keeps the old one.
-    fn scratch(&self, bytes: u64) -> Result<wgpu::Buffer, RunError> {
+    /// Scratch of at least these sizes. A larger one replaces it; recorded work keeps the old one.
+    fn scratch(&self, partials: u64, gathered: u64) -> Result<[wgpu::Buffer; 2], RunError> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if scratch.size() < bytes {
-            // Doubling, so that slowly growing inputs do not replace it each time.
-            let size = bytes.next_power_of_two().min(self.caps.max_binding);
-            *scratch = self.device.create_buffer("wgnorm scratch", size, Usage::STORAGE)?;
+        for (buffer, bytes) in scratch.iter_mut().zip([partials, gathered]) {
+            if buffer.size() < bytes {
+                // Doubling, so that slowly growing inputs do not replace it each time.
+                let size = bytes.next_power_of_two().min(self.caps.max_binding);
+                *buffer = self.device.create_buffer("wgnorm scratch", size, Usage::STORAGE)?;
+            }
         }
         Ok(scratch.clone())
     }

@@ -1,8 +1,8 @@
 //! Pipelines: one compile per key for the life of a context.
 
-use super::{device::Device, kernels::Role};
+use super::device::Device;
 use crate::RunError;
-use crate::plan::{Access, Kernel, Overrides, Stage};
+use crate::plan::{Access, Kernel, Overrides, Role, Stage};
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},

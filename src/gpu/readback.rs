@@ -14,7 +14,9 @@ pub(crate) struct Readback {
     mapped: OneshotReceiver<Mapped>,
     #[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "browsers poll by themselves"))]
     submission: wgpu::SubmissionIndex,
+    /// Copied: whole words.
     bytes: u64,
+    wanted: u64,
 }
 
 impl GpuData {
@@ -24,6 +26,8 @@ impl GpuData {
         if !self.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC) {
             return Err(OperandError::Usage { operand: "tensor", missing: "COPY_SRC" }.into());
         }
+        let wanted = bytes;
+        let bytes = bytes.next_multiple_of(4);
         let staging = gpu.take_staging(bytes.max(4))?;
         let submission = gpu.submit("a readback", |encoder| {
             encoder.copy_buffer_to_buffer(self.buffer(), self.offset(), &staging, 0, bytes);
@@ -36,12 +40,12 @@ impl GpuData {
                 let _ = sender.send(result);
             });
         })?;
-        Ok(Readback { gpu: gpu.clone(), staging, mapped, submission, bytes })
+        Ok(Readback { gpu: gpu.clone(), staging, mapped, submission, bytes, wanted })
     }
 }
 
 impl Readback {
-    pub async fn wait(self) -> Result<Vec<f32>, RunError> {
+    pub async fn wait(self) -> Result<Vec<u8>, RunError> {
         #[cfg(not(target_arch = "wasm32"))]
         if self.gpu.device.is_owned() {
             self.poll_elsewhere();
@@ -51,7 +55,7 @@ impl Readback {
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn wait_blocking(self) -> Result<Vec<f32>, RunError> {
+    pub fn wait_blocking(self) -> Result<Vec<u8>, RunError> {
         let polled = poll_until_done(self.gpu.device.wgpu(), self.submission.clone());
         let mapped = match polled {
             // Another thread's poll may have taken our callback and not called it yet.
@@ -79,7 +83,7 @@ impl Readback {
         }
     }
 
-    fn finish(self, mapped: Option<Mapped>) -> Result<Vec<f32>, RunError> {
+    fn finish(self, mapped: Option<Mapped>) -> Result<Vec<u8>, RunError> {
         match mapped {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -95,7 +99,7 @@ impl Readback {
             .staging
             .get_mapped_range(..self.bytes)
             .map_err(|error| RunError::Readback { reason: error.to_string() })?;
-        let values = bytemuck::pod_collect_to_vec(&view);
+        let values = view[..self.wanted as usize].to_vec();
         drop(view);
         self.staging.unmap();
         self.gpu.staging.put(self.staging);

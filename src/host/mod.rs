@@ -4,114 +4,236 @@
 //! cannot overflow or cancel in it. Work is cut into blocks by size alone, so the bits do not depend
 //! on the number of threads.
 
+mod activation;
+mod apply;
+mod grads;
 mod parallel;
+mod reduce;
 mod running;
 mod stats;
+mod style;
+mod walk;
 
 pub(crate) use running::HostRunning;
+pub(crate) use style::{style_gradient, style_tables};
 
-use crate::PlanError;
+use crate::Element;
+use crate::ops;
 use crate::problem::{Activation, Problem, StatSource};
-use parallel::BLOCK;
-use std::sync::Mutex;
+use crate::tensor::{HostData, Values, each_type};
+use apply::{Normalizer, Table};
+use grads::{Differentiator, Outputs, Sums};
+use reduce::Merge;
+use stats::Moments;
+use std::sync::{Arc, Mutex};
+use walk::{Walk, group_strides};
 
-/// The operands of one call.
+/// The operands of one call, as long as the view says.
+#[derive(Clone, Copy)]
 pub(crate) struct Operands<'a> {
-    pub x: &'a [f32],
-    pub addend: Option<&'a [f32]>,
-    pub weight: Option<&'a [f32]>,
-    pub bias: Option<&'a [f32]>,
+    pub x: &'a HostData<'a>,
+    pub addend: Option<&'a HostData<'a>>,
+    pub weight: Option<&'a HostData<'a>>,
+    pub bias: Option<&'a HostData<'a>>,
     pub running: Option<&'a Mutex<HostRunning>>,
+    /// Not 0 where an element counts, see [`View::mask`](crate::View).
+    pub mask: Option<&'a [u8]>,
+    /// Given or saved statistics: `count, mean, residual, m2` of each.
+    pub moments: Option<&'a [f64]>,
 }
 
-/// Runs `problem`, filling `y`. All operands are as long as the view says.
-pub(crate) fn forward(
-    problem: &Problem,
-    operands: &Operands<'_>,
-    y: &mut [f32],
-) -> Result<(), PlanError> {
-    let view = &problem.view;
-    if view.extent.contains(&0) {
-        return Ok(());
-    }
-    if !view.has_dense_rows() {
-        return Err(PlanError::View { strides: view.data });
-    }
-    let len = view.group_len() as usize;
-    let running = || operands.running.expect("a layer that uses running statistics has them");
-    match problem.source {
-        StatSource::Running => {
-            let running = running::snapshot(running());
-            parallel::for_each_chunk(y, len, |group, y| {
-                let at = view.stat_index(group as u32) as usize;
-                let mean = f64::from(running.mean[at]);
-                normalize(problem, operands, group, mean, f64::from(running.var[at]), y);
-            });
-        }
-        StatSource::Batch => {
-            let moments = parallel::map_chunks(y, len, |group, y| {
-                let moments = stats::moments(&operands.x[group * len..][..len]);
-                normalize(problem, operands, group, moments.mean, moments.variance(), y);
-                moments
-            });
-            if let Some(update) = &problem.update {
-                running::update(running(), update, view, &moments);
-            }
-        }
-    }
-    Ok(())
+/// A mask that counts everything is none, so that it gives the same bits.
+fn counting<'a>(problem: &Problem, operands: &Operands<'a>) -> (Problem, Operands<'a>) {
+    let mask = operands.mask.filter(|mask| mask.contains(&0));
+    (Problem { masked: mask.is_some(), ..*problem }, Operands { mask, ..*operands })
 }
 
-/// Writes one group, in blocks that threads share where the group is long.
-fn normalize(
-    problem: &Problem,
-    operands: &Operands<'_>,
-    group: usize,
-    mean: f64,
-    variance: f64,
-    y: &mut [f32],
-) {
-    let param = problem.view.param_index(group as u32) as usize;
-    let scale = rstd(variance, problem.eps) * operands.weight.map_or(1.0, |w| f64::from(w[param]));
-    let shift = operands.bias.map_or(0.0, |b| f64::from(b[param]));
-    let start = group * y.len();
-    parallel::for_each_chunk(y, BLOCK, |block, y| {
-        let start = start + block * BLOCK;
-        let x = &operands.x[start..][..y.len()];
-        let addend = operands.addend.map(|a| &a[start..][..y.len()]);
-        let norm = |x: f32| (f64::from(x) - mean) * scale + shift;
-        match problem.activation {
-            Activation::None => write(x, addend, y, norm, |v| v),
-            // A comparison keeps NaN, max would not.
-            Activation::Relu => write(x, addend, y, norm, |v| if v < 0.0 { 0.0 } else { v }),
-        }
+/// What a backward pass gives. Parameter gradients in the order of `weight`.
+pub(crate) struct Gradients {
+    pub dx: HostData<'static>,
+    pub dweight: Option<Vec<f64>>,
+    pub dbias: Option<Vec<f64>>,
+    /// Where it is not dy itself.
+    pub daddend: Option<HostData<'static>>,
+}
+
+/// `count, mean, 0, m2` of every group of x.
+pub(crate) fn statistics(problem: &Problem, operands: &Operands<'_>) -> Vec<f64> {
+    let (problem, operands) = &counting(problem, operands);
+    let moments = each_type!(operands.x, x => batch_moments(problem, operands, x.as_slice()));
+    flat(moments.into_iter().map(Moments::write))
+}
+
+/// y, and the statistics it was made with, as [`statistics`] has them; of running ones
+/// `1, mean, 0, variance`. Updates the running statistics if the problem says so.
+pub(crate) fn forward(problem: &Problem, operands: &Operands<'_>) -> (HostData<'static>, Vec<f64>) {
+    let (problem, operands) = &counting(problem, operands);
+    let (y, moments) = each_type!(operands.x, x => {
+        let (y, moments) = forward_of(problem, operands, x.as_slice());
+        (own(y), moments)
     });
+    // An empty shard of a batch still learns what the whole batch's statistics are.
+    let given = matches!(problem.source, StatSource::Given { .. });
+    if let Some(update) = &problem.update
+        && (given || problem.view.elements() > 0)
+    {
+        running::update(running(operands), update, &problem.view, &moments);
+    }
+    (y, flat(moments.into_iter().map(Moments::write)))
 }
 
-/// The inner loop, once per combination so that each is free of branches.
-fn write(
-    x: &[f32],
-    addend: Option<&[f32]>,
-    y: &mut [f32],
-    norm: impl Fn(f32) -> f64,
-    activate: impl Fn(f64) -> f64,
-) {
-    match addend {
-        None => {
-            for (y, &x) in y.iter_mut().zip(x) {
-                *y = activate(norm(x)) as f32;
-            }
-        }
-        Some(addend) => {
-            for ((y, &x), &a) in y.iter_mut().zip(x).zip(addend) {
-                *y = activate(norm(x) + f64::from(a)) as f32;
-            }
-        }
+fn forward_of<T: Element>(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    x: &[T],
+) -> (Vec<T>, Vec<Moments>) {
+    let mut y = bytemuck::zeroed_vec(x.len());
+    if x.is_empty() {
+        let moments = match problem.source {
+            StatSource::Given { .. } => read_moments(operands),
+            _ => vec![Moments::default(); problem.view.statistics() as usize],
+        };
+        return (y, moments);
+    }
+    let normalizer = Normalizer::new(problem, operands, x);
+    let walk = Walk::new(problem, [0; 4]);
+    let parts = match problem.source {
+        StatSource::Batch => Walk::of_groups(problem).resident_parts(),
+        _ => None,
+    };
+    let Some(parts) = parts else {
+        let moments = match problem.source {
+            StatSource::Batch => batch_moments(problem, operands, x),
+            StatSource::Running => running::snapshot(running(operands)),
+            StatSource::Given { .. } => read_moments(operands),
+        };
+        normalizer.forward(&walk, &Table::new(0, &moments, problem.eps), &mut y);
+        return (y, moments);
+    };
+    // Statistics, and y while x is in the cache.
+    let pieces = parallel::split(&mut y, parts.iter().map(Walk::len));
+    let tasks = parts.into_iter().zip(pieces).collect();
+    let moments = parallel::map(tasks, x.len(), |(part, y)| {
+        let moments = stats::moments(&part, x, operands.mask, problem.centered);
+        let table = Table::new(part.base.key, &moments, problem.eps);
+        normalizer.write(&walk, &table, part.base.data, y);
+        moments
+    });
+    (y, moments.concat())
+}
+
+fn batch_moments<T: Element>(problem: &Problem, operands: &Operands<'_>, x: &[T]) -> Vec<Moments> {
+    if x.is_empty() {
+        return vec![Moments::default(); problem.view.groups() as usize];
+    }
+    stats::moments(&Walk::of_groups(problem), x, operands.mask, problem.centered)
+}
+
+fn running<'a>(operands: &Operands<'a>) -> &'a Mutex<HostRunning> {
+    operands.running.expect("a layer that uses running statistics has them")
+}
+
+/// Given or saved statistics.
+fn read_moments(operands: &Operands<'_>) -> Vec<Moments> {
+    let moments = operands.moments.expect("given statistics are an operand");
+    moments.as_chunks().0.iter().map(Moments::read).collect()
+}
+
+/// `count, Σγg, Σγg·xhat, 0` of every group.
+pub(crate) fn group_sums(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    dy: &HostData<'_>,
+) -> Vec<f64> {
+    let (problem, operands) = &counting(problem, operands);
+    if problem.view.elements() == 0 {
+        return vec![0.0; problem.view.groups() as usize * 4];
+    }
+    let walk = Walk::new(problem, group_strides(&problem.view));
+    let sums = each_type!(operands.x, x => {
+        differentiator(problem, operands, x.as_slice(), dy).sums(&walk, true)
+    });
+    flat(sums.into_iter().map(|sums| [sums.count, sums.u, sums.u_xhat, 0.0]))
+}
+
+fn differentiator<'a, T: Element>(
+    problem: &Problem,
+    operands: &Operands<'a>,
+    x: &'a [T],
+    dy: &'a HostData<'_>,
+) -> Differentiator<'a, T> {
+    let moments = read_moments(operands);
+    Differentiator {
+        normalizer: Normalizer::new(problem, operands, x),
+        dy: apply::typed(dy),
+        table: Table::new(0, &moments, problem.eps),
+        moments,
     }
 }
 
-/// 1/√(var + eps); 0 for a constant group with eps 0, so that xhat is 0 there, not NaN.
-fn rstd(variance: f64, eps: f64) -> f64 {
-    let v = variance + eps;
-    if v == 0.0 { 0.0 } else { 1.0 / v.sqrt() }
+/// The gradients; `wants` those of weight and bias. `sums` replace the groups' own.
+pub(crate) fn backward(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    dy: &HostData<'_>,
+    wants: [bool; 2],
+    sums: Option<&[f64]>,
+) -> Gradients {
+    let (problem, operands) = &counting(problem, operands);
+    each_type!(operands.x, x => backward_of(problem, operands, x.as_slice(), dy, wants, sums))
 }
+
+fn backward_of<T: Element>(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    x: &[T],
+    dy: &HostData<'_>,
+    wants: [bool; 2],
+    sums: Option<&[f64]>,
+) -> Gradients {
+    let mut dx = bytemuck::zeroed_vec(x.len());
+    // Otherwise it is dy.
+    let differs = problem.activation != Activation::None || problem.masked;
+    let mut daddend = (problem.addend && differs).then(|| bytemuck::zeroed_vec(x.len()));
+    let wanted = |data: Option<&HostData<'_>>, wanted| {
+        data.filter(|_| wanted)
+            .map(|data| vec![0.0; each_type!(data, values => values.as_slice().len())])
+    };
+    let mut dweight = wanted(operands.weight, wants[0]);
+    let mut dbias = wanted(operands.bias, wants[1]);
+    if !x.is_empty() {
+        let differentiator = differentiator(problem, operands, x, dy);
+        let outputs = Outputs { dx: &mut dx, daddend: daddend.as_deref_mut() };
+        let wants_sums = dweight.is_some() || dbias.is_some();
+        let params = differentiator.gradients(problem, sums, wants_sums, outputs);
+        let fill = |grad: Option<&mut Vec<f64>>, sum: fn(&Sums) -> f64| {
+            grad.into_iter().flatten().zip(&params).for_each(|(grad, sums)| *grad = sum(sums));
+        };
+        fill(dweight.as_mut(), |sums| sums.u_xhat);
+        fill(dbias.as_mut(), |sums| sums.u);
+    }
+    Gradients { dx: own(dx), dweight, dbias, daddend: daddend.map(own) }
+}
+
+/// Four numbers per group, merged.
+pub(crate) fn merge(a: &[f64], b: &[f64], how: ops::Merge) -> Vec<f64> {
+    let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+    match how {
+        ops::Merge::Moments => {
+            flat(pairs.map(|(a, b)| Moments::read(a).merge(Moments::read(b)).write()))
+        }
+        ops::Merge::Sums => a.iter().zip(b).map(|(a, b)| a + b).collect(),
+    }
+}
+
+fn flat(fours: impl Iterator<Item = [f64; 4]>) -> Vec<f64> {
+    fours.flatten().collect()
+}
+
+/// Data as a tensor holds them.
+fn own<T: Element>(values: Vec<T>) -> HostData<'static> {
+    T::wrap(Values::Shared(Arc::new(values)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,23 +1,19 @@
 //! Instance normalization.
 
-use super::{Affine, NormLayer, Parameters};
-use crate::desc::{MemoryOrder, TensorDesc};
-use crate::problem::{Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
-use crate::{Activation, ConfigError, Context, Error, ShapeError, View};
-use std::{fmt, ops};
-
-/// What a layer does with an input that has one value per statistic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum OneValue {
-    /// [`ShapeError::OneValue`], as PyTorch: almost always a mistake.
-    #[default]
-    Error,
-    /// The output is `bias`, as MXNet, OneFlow and Lucid; `running_var` takes 0.
-    Bias,
-}
+use super::params::Blueprint;
+use super::repr::{self, Bool, Float};
+use super::rows::Map;
+use super::sealed::Sealed;
+use super::settings::{Tracking, check_eps, check_features, settings};
+use super::{Affine, Init, NormLayer, OneValue, Parameters, layer};
+use crate::desc::TensorDesc;
+use crate::problem::{Estimator, Mode, Momentum, Problem};
+use crate::{ConfigError, Context, Error, ShapeError};
+use std::fmt;
 
 /// Settings of an [`InstanceNormNd`]. Defaults follow PyTorch.
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct InstanceNormConfig<const D: usize> {
     /// Channels of the input.
@@ -28,6 +24,12 @@ pub struct InstanceNormConfig<const D: usize> {
     pub momentum: Momentum,
     /// See [`with_affine`](Self::with_affine).
     pub affine: Affine,
+    /// See [`with_frozen`](Self::with_frozen).
+    pub frozen: Affine,
+    /// See [`with_weight_init`](Self::with_weight_init).
+    pub weight_init: Init,
+    /// See [`with_bias_init`](Self::with_bias_init).
+    pub bias_init: Init,
     /// See [`with_track_running_stats`](Self::with_track_running_stats).
     pub track_running_stats: bool,
     /// See [`with_estimator`](Self::with_estimator).
@@ -44,73 +46,96 @@ impl<const D: usize> InstanceNormConfig<D> {
             eps: 1e-5,
             momentum: Momentum::Factor(0.1),
             affine: Affine::None,
+            frozen: Affine::None,
+            weight_init: Init::Ones,
+            bias_init: Init::Zeros,
             track_running_stats: false,
             estimator: Estimator::Unbiased,
             one_value: OneValue::Error,
         }
     }
 
-    /// Added to the variance inside the root; unit of x². Finite and not negative.
-    pub fn with_eps(mut self, eps: f64) -> Self {
-        self.eps = eps;
-        self
+    /// As PyTorch's layer: [`new`](Self::new). Its `momentum=None` is [`Momentum::Frozen`].
+    pub fn torch(num_features: usize) -> Self {
+        Self::new(num_features)
     }
 
-    /// How far running statistics move per training step.
-    pub fn with_momentum(mut self, momentum: Momentum) -> Self {
-        self.momentum = momentum;
-        self
+    /// As OneFlow's layer: PyTorch's, but one value per statistic gives the bias.
+    pub fn oneflow(num_features: usize) -> Self {
+        Self::new(num_features).with_one_value(OneValue::Bias)
     }
 
-    /// Which affine parameters there are.
-    pub fn with_affine(mut self, affine: Affine) -> Self {
-        self.affine = affine;
-        self
+    /// As MXNet's layer over axis 1 (`center=True, scale=False`): both parameters, the weight frozen;
+    /// one value per statistic gives the bias. Other axes: [`InstanceNorm`](super::InstanceNorm).
+    pub fn mxnet(num_features: usize) -> Self {
+        let both = Self::oneflow(num_features).with_affine(Affine::Both);
+        both.with_frozen(Affine::Weight)
     }
 
-    /// Whether running statistics are kept, updated in training and used in evaluation.
-    pub fn with_track_running_stats(mut self, track: bool) -> Self {
-        self.track_running_stats = track;
-        self
+    /// As Lucid's layer: affine parameters, running statistics, the biased variance in
+    /// `running_var`; one value per statistic gives the bias. Its `momentum=None` is 0.1.
+    pub fn lucid(num_features: usize) -> Self {
+        Self::oneflow(num_features)
+            .with_affine(Affine::Both)
+            .with_track_running_stats(true)
+            .with_estimator(Estimator::Biased)
     }
 
-    /// Which variance enters `running_var`.
-    pub fn with_estimator(mut self, estimator: Estimator) -> Self {
-        self.estimator = estimator;
-        self
+    settings!(eps, momentum, affine, frozen, init, track_running_stats, estimator, one_value);
+
+    fn tracking(&self) -> Tracking {
+        Tracking {
+            tracks: self.track_running_stats,
+            momentum: self.momentum,
+            estimator: self.estimator,
+            counts_all: false,
+        }
     }
 
-    /// What to do with one value per statistic.
-    pub fn with_one_value(mut self, one_value: OneValue) -> Self {
-        self.one_value = one_value;
-        self
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let layer = InstanceNormNd::<D>::NAME;
+        check_features(layer, self.num_features)?;
+        check_eps(layer, self.eps)?;
+        self.tracking().check(layer)
     }
 
-    /// Builds the layer, its parameters on `context`: weight 1, bias 0, running mean 0, variance 1.
+    /// The channel axis of an input.
+    pub(super) fn channel_axis(&self, x: &TensorDesc) -> Result<usize, ShapeError> {
+        match x.shape.len() {
+            rank if rank == D + 1 || rank == D + 2 => Ok(rank - D - 1),
+            _ => {
+                let (layer, expected) = (InstanceNormNd::<D>::NAME, InstanceNormNd::<D>::RANKS);
+                Err(ShapeError::Rank { layer, expected, got: x.shape.clone() })
+            }
+        }
+    }
+
+    pub(super) fn repr(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let InstanceNormConfig { num_features, eps, momentum, .. } = *self;
+        let name = InstanceNormNd::<D>::NAME;
+        let momentum = repr::Step { momentum, none: Momentum::Frozen };
+        let affine = repr::Parameters("affine", self.affine);
+        let track = Bool(self.track_running_stats);
+        write!(f, "{name}({num_features}, eps={}, momentum={momentum}, ", Float(eps))?;
+        write!(f, "{affine}, track_running_stats={track})")
+    }
+
+    /// Builds the layer, its parameters on `context`.
     ///
     /// # Errors
-    /// [`ConfigError`] for zero channels, an `eps` that is negative or not finite, a momentum that
-    /// is not finite; [`RunError`](crate::RunError) if the device fails.
+    /// [`ConfigError`] for zero channels, an `eps` that is negative or not finite, a momentum or an
+    /// initializer that is not finite; [`RunError`](crate::RunError) if the device fails.
     pub fn init(self, context: &Context) -> Result<InstanceNormNd<D>, Error> {
-        let layer = InstanceNormNd::<D>::NAME;
-        if self.num_features == 0 {
-            return Err(ConfigError::ZeroFeatures { layer }.into());
-        }
-        if self.num_features > u32::MAX as usize {
-            let (got, limit) = (self.num_features, u32::MAX);
-            return Err(ConfigError::TooManyFeatures { layer, got, limit }.into());
-        }
-        if !(self.eps.is_finite() && self.eps >= 0.0) {
-            return Err(ConfigError::Eps { layer, got: self.eps }.into());
-        }
-        if let Momentum::Factor(got) = self.momentum
-            && !(got as f32).is_finite()
-        {
-            return Err(ConfigError::Momentum { layer, got }.into());
-        }
-        let tracks = self.track_running_stats;
-        let parameters = Parameters::new(layer, context, self.num_features, self.affine, tracks)?;
-        Ok(InstanceNormNd { config: self, parameters })
+        self.check()?;
+        let blueprint = Blueprint {
+            shape: [self.num_features].into(),
+            affine: self.affine,
+            frozen: self.frozen,
+            inits: [self.weight_init, self.bias_init],
+            tracked: self.track_running_stats.then_some(self.num_features),
+            ..Blueprint::new(InstanceNormNd::<D>::NAME)
+        };
+        Ok(InstanceNormNd { parameters: Parameters::new(context, blueprint)?, config: self })
     }
 }
 
@@ -126,21 +151,22 @@ impl<const D: usize> InstanceNormConfig<D> {
 ///
 /// # Shapes
 /// - `x`, `y`: `(N, C, L)`, `(N, C, H, W)` or `(N, C, D, H, W)` for 1d, 2d, 3d, or the same without
-///   N; channels first. Empty inputs give empty outputs and leave running statistics alone.
+///   N; either memory order. Empty inputs give empty outputs and leave running statistics alone.
 /// - `weight`, `bias`: `(C,)`, as the [`Affine`] setting has them
 /// - `running_mean`, `running_var`: `(C,)`, updated with the mean over the samples of their means and
 ///   (unbiased, see [`Estimator`]) variances
 ///
 /// # Numerics
-/// f32 in and out. The host computes in f64. The GPU takes distances from a first mean and corrects
-/// its rounding (never E\[x²\] − E\[x\]²), so a large common offset does not cancel; sums of
-/// squared distances must stay within f32 there: distances below about 1e19/√M, and with eps 0 above
-/// about 1e-18. A constant plane gives exactly `bias`. NaN and infinity spoil their own channel of their own sample.
+/// f32, f16, bf16, on the host also f64; 16-bit results are rounded once, from f32. Statistics never
+/// come from E\[x²\] − E\[x\]²: the host computes in f64, the GPU takes distances from a first mean
+/// and corrects its rounding, so a large common offset does not cancel. Sums of squared distances must
+/// stay within f32 on a GPU: distances below about 1e19/√M, and with eps 0 above about 1e-18. A
+/// constant plane gives exactly `bias`. NaN and infinity spoil their own channel of their own sample.
 ///
 /// # Errors
 /// Of the calls: [`ShapeError::Rank`], [`ShapeError::Channels`] (always, where PyTorch without
 /// parameters only warns), [`ShapeError::OneValue`] for one spatial position with batch statistics
-/// unless [`OneValue::Bias`] is set, [`ShapeError::Order`] for channels-last memory.
+/// unless [`OneValue::Bias`] is set. Of the settings: see [`init`](InstanceNormConfig::init).
 ///
 /// # Example
 /// ```
@@ -170,7 +196,7 @@ pub type InstanceNorm2d = InstanceNormNd<2>;
 pub type InstanceNorm3d = InstanceNormNd<3>;
 
 impl<const D: usize> InstanceNormNd<D> {
-    const NAME: &'static str = match D {
+    pub(super) const NAME: &'static str = match D {
         1 => "InstanceNorm1d",
         2 => "InstanceNorm2d",
         3 => "InstanceNorm3d",
@@ -186,80 +212,31 @@ impl<const D: usize> InstanceNormNd<D> {
     pub fn config(num_features: usize) -> InstanceNormConfig<D> {
         InstanceNormConfig::new(num_features)
     }
-
-    /// The settings this layer was built from.
-    pub fn settings(&self) -> &InstanceNormConfig<D> {
-        &self.config
-    }
 }
 
-/// Parameters are set and read directly on the layer.
-impl<const D: usize> ops::Deref for InstanceNormNd<D> {
-    type Target = Parameters;
-    fn deref(&self) -> &Parameters {
-        &self.parameters
+layer!(InstanceNormNd<D>, InstanceNormConfig<D>, const D);
+
+impl<const D: usize> Sealed for InstanceNormNd<D> {
+    fn counted_values(&self, problem: &Problem) -> Option<u32> {
+        (self.config.one_value == OneValue::Error).then(|| problem.view.group_len())
     }
 }
-
-impl<const D: usize> ops::DerefMut for InstanceNormNd<D> {
-    fn deref_mut(&mut self) -> &mut Parameters {
-        &mut self.parameters
-    }
-}
-
-impl<const D: usize> super::sealed::Sealed for InstanceNormNd<D> {}
 
 impl<const D: usize> NormLayer for InstanceNormNd<D> {
     fn problem(&self, x: &TensorDesc, mode: Mode) -> Result<Problem, ShapeError> {
-        let layer = Self::NAME;
         let config = &self.config;
-        let rank = x.shape.len();
-        if rank != D + 1 && rank != D + 2 {
-            return Err(ShapeError::Rank { layer, expected: Self::RANKS, got: x.shape.clone() });
-        }
-        let axis = rank - D - 1;
-        let (expected, got) = (config.num_features, x.shape[axis]);
-        if got != expected {
-            return Err(ShapeError::Channels { layer, axis, expected, got });
-        }
-        if x.order != MemoryOrder::ChannelsFirst {
-            let (expected, got) = (MemoryOrder::ChannelsFirst, x.order);
-            return Err(ShapeError::Order { layer, operand: "x", expected, got });
-        }
-        let tracks = config.track_running_stats;
-        let source = match mode {
-            Mode::Eval if tracks => StatSource::Running,
-            _ => StatSource::Batch,
-        };
-        // Saturating: in an empty tensor the other sizes may be anything.
-        let spatial = x.shape[axis + 1..].iter().fold(1, |n: usize, &size| n.saturating_mul(size));
-        let empty = x.shape.elements() == 0;
-        let one_value = spatial == 1 && !empty && source == StatSource::Batch;
-        if one_value && config.one_value == OneValue::Error {
-            return Err(ShapeError::OneValue { layer, got: x.shape.clone() });
-        }
-        // TensorDesc holds at most u32::MAX elements, so all of this fits where it matters.
-        let size = |n: usize| if empty { 0 } else { n as u32 };
-        let [n, c, s] = [if axis == 1 { size(x.shape[0]) } else { 1 }, size(got), size(spatial)];
-        let moves = tracks && mode == Mode::Train && config.momentum != Momentum::Frozen;
-        Ok(Problem {
-            view: View {
-                extent: [n, c, 1, s],
-                data: [c * s, s, 0, 1],
-                param: [0, 1, 0, 0],
-                stat: [if source == StatSource::Running { 0 } else { c }, 1, 0, 0],
-            },
-            source,
-            eps: config.eps,
+        let axis = config.channel_axis(x)?;
+        let view = Map::new(Self::NAME, x, axis, config.num_features)?.instance();
+        let problem = Problem {
             weight: config.affine.has_weight(),
             bias: config.affine.has_bias(),
-            addend: false,
-            activation: Activation::None,
-            update: moves.then_some(RunningUpdate {
-                momentum: config.momentum,
-                estimator: config.estimator,
-            }),
-        })
+            ..Problem::new(view, x.dtype, config.eps)
+        };
+        Ok(config.tracking().apply(problem, mode))
+    }
+
+    fn channel_axis(&self, x: &TensorDesc) -> Option<usize> {
+        self.config.channel_axis(x).ok()
     }
 
     fn parameters(&self) -> &Parameters {
@@ -267,8 +244,10 @@ impl<const D: usize> NormLayer for InstanceNormNd<D> {
     }
 }
 
-impl<const D: usize> fmt::Debug for InstanceNormNd<D> {
+/// PyTorch's text: `InstanceNorm2d(100, eps=1e-05, momentum=0.1, affine=False,
+/// track_running_stats=False)`, and `bias=…` where there is only one of weight and bias.
+impl<const D: usize> fmt::Display for InstanceNormNd<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(Self::NAME).field("config", &self.config).finish_non_exhaustive()
+        self.config.repr(f)
     }
 }

@@ -1,66 +1,107 @@
-//! The layers. Each is a row of extents and strides over the four axes of a [`View`](crate::View):
+//! The layers. Each is a row of extents and strides over the four axes of a [`View`](crate::View),
+//! `group_outer, group_inner, reduce_outer, reduce_inner`:
 //!
 //! | layer | extents | data strides | parameter strides | statistics strides |
 //! |---|---|---|---|---|
 //! | InstanceNorm, channels first | N, C, 1, S | C·S, S, 0, 1 | 0, 1, 0, 0 | C, 1, 0, 0 |
-//! | the same with running statistics | N, C, 1, S | C·S, S, 0, 1 | 0, 1, 0, 0 | 0, 1, 0, 0 |
+//! | InstanceNorm, channels last | N, C, 1, S | S·C, 1, 0, C | 0, 1, 0, 0 | C, 1, 0, 0 |
+//! | InstanceNorm, memory (N, A, C, B) | N, C, A, B | A·C·B, B, C·B, 1 | 0, 1, 0, 0 | C, 1, 0, 0 |
+//! | BatchNorm, channels first | 1, C, N, S | 0, S, C·S, 1 | 0, 1, 0, 0 | 0, 1, 0, 0 |
+//! | BatchNorm, channels last or S = 1 | 1, C, 1, N·S | 0, 1, 0, C | 0, 1, 0, 0 | 0, 1, 0, 0 |
+//! | GroupNorm, channels first | N, G, Q, S | C·S, Q·S, S, 1 | 0, Q, 1, 0 | G, 1, 0, 0 |
+//! | GroupNorm, channels last | N, G, S, Q | S·C, Q, C, 1 | 0, Q, 0, 1 | G, 1, 0, 0 |
+//! | LayerNorm, RmsNorm | 1, R, 1, D | 0, D, 0, 1 | 0, 0, 0, 1 | 0, 1, 0, 0 |
+//! | the same, channels last, over channels and space | 1, N, S, C | 0, C·S, C, 1 | 0, 0, 1, S | N, 1, 0, 0 |
+//! | the same, channels last, over space of size D | R, C, 1, D | D·C, 1, 0, C | 0, 0, 0, 1 | C, 1, 0, 0 |
 //!
-//! N batch, C channels, S spatial positions. What all layers share, their parameters and the ways
-//! to run them, is here; a layer's own file turns its settings and an input's shape into a
-//! [`Problem`].
+//! N batch, C channels, S spatial positions, G groups of Q channels, R rows of D elements. An axis of
+//! extent 1 may have any stride. Running statistics have strides 0, 1, 0, 0. RmsNorm is not centered.
+//! FusedBatchNorm is BatchNorm with a ReLU; AdaIn and ConditionalInstanceNorm are InstanceNorm with
+//! tables for parameters, strides C, 1, 0, 0, or 0, 1, 0, 0 where one row serves all samples.
+//!
+//! What all layers share, their parameters and the ways to run them, is here; a layer's own file turns
+//! its settings and an input's shape into a [`Problem`].
 
+mod adain;
+mod batch_norm;
+mod conditional;
+mod extras;
+mod fused_batch_norm;
+mod group_norm;
 mod instance_norm;
+mod instance_norm_axis;
+mod layer;
+mod layer_norm;
+mod lazy;
+mod named;
+mod observer;
 mod params;
+mod repr;
+mod rms_norm;
+mod rows;
+mod running;
+mod saved;
+mod settings;
+mod style;
+mod tables;
 
-pub use instance_norm::{
-    InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, InstanceNormConfig, InstanceNormNd, OneValue,
+pub use adain::{AdaIn, AdaInConfig};
+pub use batch_norm::{BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormConfig, BatchNormNd};
+pub use conditional::{
+    ConditionalInstanceNorm, ConditionalInstanceNormConfig, ConditionalInstanceNormSaved,
 };
-pub use params::{Affine, Parameters};
+pub use extras::Extras;
+pub use fused_batch_norm::{
+    FusedBatchNorm1d, FusedBatchNorm2d, FusedBatchNorm3d, FusedBatchNormConfig, FusedBatchNormNd,
+};
+pub use group_norm::{GroupNorm, GroupNormConfig};
+pub use instance_norm::{
+    InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, InstanceNormConfig, InstanceNormNd,
+};
+pub use instance_norm_axis::{InstanceNorm, InstanceNormAxisConfig};
+pub use layer_norm::{LayerNorm, LayerNormConfig};
+pub use lazy::{
+    Lazy, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d, LazyConfig, LazyFusedBatchNorm1d,
+    LazyFusedBatchNorm2d, LazyFusedBatchNorm3d, LazyInstanceNorm, LazyInstanceNorm1d,
+    LazyInstanceNorm2d, LazyInstanceNorm3d,
+};
+pub use named::{BufferMut, ParameterMut};
+pub use observer::Observer;
+pub use params::Parameters;
+pub(crate) use params::Snapshot;
+pub use rms_norm::{RmsNorm, RmsNormConfig};
+pub use saved::{Grads, Saved};
+pub use settings::{Affine, Init, OneValue};
+pub use style::{AdaInGrads, AdaInSaved};
+
+use layer::layer;
 
 use crate::desc::TensorDesc;
-use crate::problem::{Activation, Mode, Problem};
-use crate::{Context, Error, ShapeError, Tensor, host};
+#[cfg(feature = "gpu")]
+use crate::ops;
+use crate::ops::{Backward, Inputs};
+use crate::problem::{Mode, Problem, StatSource};
+use crate::{Context, Error, GroupSums, Mask, ShapeError, Statistics, Tensor};
 #[cfg(feature = "gpu")]
 use crate::{
     OperandError,
     gpu::{self, Recorder},
 };
 
-/// What happens to a normalized value before it is written: `act(value + addend)`, in the same pass
-/// over memory.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Epilogue<'a> {
-    /// Added first; exactly x's shape.
-    pub addend: Option<&'a Tensor<'a>>,
-    /// Applied last.
-    pub activation: Activation,
-}
-
-impl<'a> Epilogue<'a> {
-    /// Nothing.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds a tensor of x's shape (a residual branch).
-    pub fn with_addend(mut self, addend: &'a Tensor<'a>) -> Self {
-        self.addend = Some(addend);
-        self
-    }
-
-    /// Applies an activation.
-    pub fn with_activation(mut self, activation: Activation) -> Self {
-        self.activation = activation;
-        self
-    }
-}
-
 /// Keeps [`NormLayer`] to this crate.
 pub(crate) mod sealed {
-    pub trait Sealed {}
+    use crate::Problem;
+
+    pub trait Sealed {
+        /// How many values stand behind each batch statistic, where a single one is refused.
+        fn counted_values(&self, problem: &Problem) -> Option<u32> {
+            let _ = problem;
+            None
+        }
+    }
 }
 
-/// What every layer offers. Bring it into scope to call `forward` and `record`.
+/// What every layer offers. Bring it into scope to call `forward` and the others.
 ///
 /// A layer itself only says what is to be computed ([`problem`](Self::problem)) and holds its
 /// [`Parameters`]. Implemented by this crate's layers alone: both back ends rely on the two fitting
@@ -69,11 +110,19 @@ pub trait NormLayer: sealed::Sealed {
     /// What this layer computes for an input of this description, as data.
     ///
     /// # Errors
-    /// [`ShapeError`] if the input does not fit the layer.
+    /// [`ShapeError`] if the input does not fit the layer. (One value per statistic is refused by the
+    /// calls, which know whether the statistics are the input's own.)
     fn problem(&self, x: &TensorDesc, mode: Mode) -> Result<Problem, ShapeError>;
 
     /// The layer's parameters and running statistics.
     fn parameters(&self) -> &Parameters;
+
+    /// The channel axis of an input that fits the layer, where statistics run over positions, so that
+    /// a [`Mask`] can name them.
+    fn channel_axis(&self, x: &TensorDesc) -> Option<usize> {
+        let _ = x;
+        None
+    }
 
     /// Normalizes `x`, on the back end of `context`.
     ///
@@ -81,53 +130,139 @@ pub trait NormLayer: sealed::Sealed {
     /// earlier outputs that were dropped.
     ///
     /// # Errors
-    /// [`ShapeError`] if `x` does not fit the layer, [`OperandError`] if it or the layer is not on
-    /// `context`, [`PlanError`](crate::PlanError) for a device limit, [`RunError`](crate::RunError)
-    /// if the device fails. Shapes, places and limits are checked before any work is done.
+    /// [`ShapeError`] if `x` does not fit the layer, an [operand's](crate::OperandError) if it or
+    /// the layer is not on `context`, [`PlanError`](crate::PlanError) for a device limit,
+    /// [`RunError`](crate::RunError) if the device fails. Shapes, places and limits are checked before
+    /// any work is done.
     fn forward(
         &self,
         context: &Context,
         x: &Tensor<'_>,
         mode: Mode,
     ) -> Result<Tensor<'static>, Error> {
-        self.forward_with(context, x, Epilogue::new(), mode)
+        self.forward_with(context, x, &Extras::new(), mode)
     }
 
-    /// As [`forward`](Self::forward), with an addend and an activation in the same pass.
+    /// As [`forward`](Self::forward), with an addend, an activation, a mask, statistics.
     ///
     /// # Errors
-    /// As [`forward`](Self::forward), and [`ShapeError::Operand`] for an addend of another shape.
-    fn forward_with(
+    /// As [`forward`](Self::forward), and [`ShapeError`] for extras that do not fit x.
+    fn forward_with<'a>(
+        &self,
+        context: &Context,
+        x: &Tensor<'a>,
+        extras: &Extras<'a>,
+        mode: Mode,
+    ) -> Result<Tensor<'static>, Error> {
+        let y = inputs(self, context, x, extras, mode)?.forward(context)?;
+        self.parameters().observe(x, &y);
+        Ok(y)
+    }
+
+    /// As [`forward`](Self::forward), and also returns what [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_saved<'a>(
+        &self,
+        context: &Context,
+        x: &Tensor<'a>,
+        mode: Mode,
+    ) -> Result<(Tensor<'static>, Saved<'a>), Error> {
+        self.forward_saved_with(context, x, &Extras::new(), mode)
+    }
+
+    /// As [`forward_with`](Self::forward_with), and also returns what [`backward`](Self::backward)
+    /// needs.
+    ///
+    /// # Errors
+    /// As [`forward_with`](Self::forward_with).
+    fn forward_saved_with<'a>(
+        &self,
+        context: &Context,
+        x: &Tensor<'a>,
+        extras: &Extras<'a>,
+        mode: Mode,
+    ) -> Result<(Tensor<'static>, Saved<'a>), Error> {
+        let (y, saved) = inputs(self, context, x, extras, mode)?.forward_saved(context)?;
+        self.parameters().observe(x, &y);
+        Ok((y, saved))
+    }
+
+    /// The gradients of a forward pass, from the gradient `dy` of its output.
+    ///
+    /// # Errors
+    /// [`ShapeError`] if `dy` is not as y was, an [operand's](crate::OperandError) if it is not on
+    /// `context`, otherwise as [`forward`](Self::forward).
+    fn backward(
+        &self,
+        context: &Context,
+        saved: &Saved<'_>,
+        dy: &Tensor<'_>,
+    ) -> Result<Grads, Error> {
+        backward(self.parameters(), saved, dy).run(context)
+    }
+
+    /// As [`backward`](Self::backward), adding `grads`' parameter gradients to the new ones; its dx and
+    /// daddend are replaced.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and [`ShapeError`] for gradients of other parameters. After
+    /// an error `grads` are as they were.
+    fn backward_accumulate(
+        &self,
+        context: &Context,
+        saved: &Saved<'_>,
+        dy: &Tensor<'_>,
+        grads: &mut Grads,
+    ) -> Result<(), Error> {
+        let call = Backward { accumulate: Some(grads), ..backward(self.parameters(), saved, dy) };
+        *grads = call.run(context)?;
+        Ok(())
+    }
+
+    /// The statistics of `x` as data, to be merged with others'. Nothing is updated.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn statistics(
         &self,
         context: &Context,
         x: &Tensor<'_>,
-        epilogue: Epilogue<'_>,
-        mode: Mode,
-    ) -> Result<Tensor<'static>, Error> {
-        let problem = checked_problem(self, context, x, &epilogue, mode)?;
-        let parameters = self.parameters();
-        #[cfg(feature = "gpu")]
-        if let Some(gpu) = context.gpu() {
-            let operands = gpu_operands(gpu, parameters, x, None, &epilogue)?;
-            let y = gpu.allocate(x.desc().bytes())?;
-            let operands = gpu::Operands { y: &y, ..operands };
-            let call = parameters.calls.get(gpu, &problem, &operands)?;
-            gpu.submit("forward", |encoder| {
-                call.record(encoder);
-                Ok(())
-            })?;
-            return Ok(Tensor::gpu(x.desc().clone(), y));
-        }
-        let mut y = vec![0.0; x.desc().shape.elements() as usize];
-        let operands = host::Operands {
-            x: x.host_slice("x")?,
-            addend: epilogue.addend.map(|a| a.host_slice("addend")).transpose()?,
-            weight: parameters.weight().and_then(Tensor::as_slice),
-            bias: parameters.bias().and_then(Tensor::as_slice),
-            running: parameters.host_running(),
-        };
-        host::forward(&problem, &operands, &mut y)?;
-        Ok(Tensor::host(x.desc().clone(), y))
+        mask: Option<&Mask>,
+    ) -> Result<Statistics, Error> {
+        let extras = Extras { mask: mask.cloned(), ..Extras::new() };
+        // Those of the batch, whatever is tracked. One value is fine: others may be merged with it.
+        let problem = self.problem(x.desc(), Mode::Train)?;
+        operands(self, context, x, &extras, problem)?.check()?.statistics(context)
+    }
+
+    /// The sums that dx needs over its whole group, to be merged with other shards'.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward).
+    fn group_sums(
+        &self,
+        context: &Context,
+        saved: &Saved<'_>,
+        dy: &Tensor<'_>,
+    ) -> Result<GroupSums, Error> {
+        backward(self.parameters(), saved, dy).group_sums(context)
+    }
+
+    /// As [`backward`](Self::backward), with sums merged from all shards of the groups. `dweight` and
+    /// `dbias` are this shard's alone; the shards' add up to those of the whole batch.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and [`ShapeError::Operand`] for sums of other groups.
+    fn backward_with_sums(
+        &self,
+        context: &Context,
+        saved: &Saved<'_>,
+        dy: &Tensor<'_>,
+        sums: &GroupSums,
+    ) -> Result<Grads, Error> {
+        Backward { sums: Some(sums), ..backward(self.parameters(), saved, dy) }.run(context)
     }
 
     /// Records this layer into the application's command encoder or compute pass, on the
@@ -144,85 +279,72 @@ pub trait NormLayer: sealed::Sealed {
     /// [`OperandError::SharedBuffer`] if `y` lies in the buffer of another operand. After an error
     /// nothing has been recorded.
     #[cfg(feature = "gpu")]
-    fn record(
+    fn record<'a>(
         &self,
         context: &Context,
         recorder: &mut dyn Recorder,
-        x: &Tensor<'_>,
+        x: &Tensor<'a>,
         y: &Tensor<'_>,
-        epilogue: Epilogue<'_>,
+        extras: &Extras<'a>,
         mode: Mode,
     ) -> Result<(), Error> {
         let gpu = context.gpu().ok_or(OperandError::HostContext)?;
-        let problem = checked_problem(self, context, x, &epilogue, mode)?;
-        same_desc(self.parameters().layer(), "y", x, y)?;
-        let parameters = self.parameters();
-        let operands = gpu_operands(gpu, parameters, x, Some(y), &epilogue)?;
-        let call = parameters.calls.get(gpu, &problem, &operands)?;
-        // From here on the application decides when this memory is used.
-        for data in [Some(operands.x), Some(operands.y), operands.addend].into_iter().flatten() {
-            data.escape();
-        }
-        call.record(recorder);
-        Ok(())
+        let inputs = inputs(self, context, x, extras, mode)?;
+        ops::same_desc(self.parameters().layer(), "y", x.desc(), y.desc())?;
+        gpu::record(gpu, &inputs, y, recorder)
     }
 }
 
-fn checked_problem<L: NormLayer + ?Sized>(
-    layer: &L,
+fn inputs<'a, 't, L: NormLayer + ?Sized>(
+    layer: &'a L,
     context: &Context,
-    x: &Tensor<'_>,
-    epilogue: &Epilogue<'_>,
+    x: &'a Tensor<'t>,
+    extras: &'a Extras<'t>,
     mode: Mode,
-) -> Result<Problem, Error> {
+) -> Result<Inputs<'a, 't>, Error> {
+    let problem = layer.problem(x.desc(), mode)?;
+    if extras.statistics.is_none() && problem.source == StatSource::Batch {
+        refuse_one_value(layer.parameters().layer(), x, layer.counted_values(&problem))?;
+    }
+    operands(layer, context, x, extras, problem)?.check()
+}
+
+/// The operands of a problem, not yet checked against each other.
+fn operands<'a, 't, L: NormLayer + ?Sized>(
+    layer: &'a L,
+    context: &Context,
+    x: &'a Tensor<'t>,
+    extras: &'a Extras<'t>,
+    problem: Problem,
+) -> Result<Inputs<'a, 't>, Error> {
     let parameters = layer.parameters();
     parameters.check_context(context)?;
-    let mut problem = layer.problem(x.desc(), mode)?;
-    if let Some(addend) = epilogue.addend {
-        same_desc(parameters.layer(), "addend", x, addend)?;
-    }
-    problem.addend = epilogue.addend.is_some();
-    problem.activation = epilogue.activation;
-    Ok(problem)
+    Ok(parameters.inputs(x, extras, problem, layer.channel_axis(x.desc())))
 }
 
-fn same_desc(
+fn refuse_one_value(
     layer: &'static str,
-    operand: &'static str,
     x: &Tensor<'_>,
-    other: &Tensor<'_>,
+    values: Option<u32>,
 ) -> Result<(), ShapeError> {
-    if other.shape() != x.shape() {
-        let (expected, got) = (x.shape().clone(), other.shape().clone());
-        return Err(ShapeError::Operand { layer, operand, expected, got });
+    match values {
+        Some(1) => Err(ShapeError::OneValue { layer, got: x.shape().clone() }),
+        _ => Ok(()),
     }
-    if other.order() != x.order() {
-        let (expected, got) = (x.order(), other.order());
-        return Err(ShapeError::Order { layer, operand, expected, got });
-    }
-    Ok(())
 }
 
-/// The operands on this device. Without `y`, x stands in its place until there is one.
-#[cfg(feature = "gpu")]
-fn gpu_operands<'a>(
-    gpu: &std::sync::Arc<gpu::Gpu>,
+fn backward<'a, 't>(
     parameters: &'a Parameters,
-    x: &'a Tensor<'_>,
-    y: Option<&'a Tensor<'_>>,
-    epilogue: &Epilogue<'a>,
-) -> Result<gpu::Operands<'a>, OperandError> {
-    let param = |tensor: Option<&'a Tensor<'static>>, name| {
-        tensor.map(|tensor| tensor.gpu_data(gpu, name)).transpose()
-    };
-    let x = x.gpu_data(gpu, "x")?;
-    Ok(gpu::Operands {
-        x,
-        y: y.map(|y| y.gpu_data(gpu, "y")).transpose()?.unwrap_or(x),
-        addend: epilogue.addend.map(|a| a.gpu_data(gpu, "addend")).transpose()?,
-        weight: param(parameters.weight(), "weight")?,
-        bias: param(parameters.bias(), "bias")?,
-        running: parameters.gpu_running(),
-        param_bytes: parameters.bytes(),
-    })
+    saved: &'a Saved<'t>,
+    dy: &'a Tensor<'a>,
+) -> Backward<'a, 't> {
+    let _ = parameters;
+    Backward {
+        saved,
+        dy,
+        sums: None,
+        accumulate: None,
+        #[cfg(feature = "gpu")]
+        calls: &parameters.calls,
+    }
 }

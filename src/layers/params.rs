@@ -1,89 +1,134 @@
 //! What a layer owns: affine parameters, running statistics, and on a GPU its latest calls.
 
+use super::named::{NAMES, Place};
+use super::observer::Observer;
+use super::{Affine, Extras, Init};
 #[cfg(feature = "gpu")]
-use crate::gpu::{CallCache, GpuData};
+use crate::gpu::CallCache;
 use crate::host::HostRunning;
-use crate::{Context, Error, OperandError, StateError, Tensor};
-use std::sync::{Mutex, PoisonError};
+use crate::ops::{Inputs, Running};
+use crate::problem::Problem;
+use crate::tensor::HostData;
+use crate::{Backend, Context, DType, Error, OperandError, Shape, StateError, Tensor};
+use std::sync::Arc;
 
-/// Which affine parameters a layer has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Affine {
-    /// None: the output is the normalized input.
-    #[default]
-    None,
-    /// `weight` only (PyTorch's `bias=False`).
-    Weight,
-    /// `bias` only.
-    Bias,
-    /// `weight` and `bias`.
-    Both,
-}
-
-impl Affine {
-    /// Whether there is a `weight`.
-    pub fn has_weight(self) -> bool {
-        matches!(self, Affine::Weight | Affine::Both)
-    }
-
-    /// Whether there is a `bias`.
-    pub fn has_bias(self) -> bool {
-        matches!(self, Affine::Bias | Affine::Both)
-    }
-}
-
-/// A layer's parameters and running statistics, where its context keeps them.
+/// A layer's parameters and running statistics, where its context keeps them. Layers deref to it.
+///
+/// See also [`state_dict`](Self::state_dict) and [`load_state_dict`](Self::load_state_dict).
 pub struct Parameters {
-    layer: &'static str,
-    context: Context,
-    channels: usize,
-    weight: Option<Tensor<'static>>,
-    bias: Option<Tensor<'static>>,
-    running: Option<Running>,
+    pub(super) layer: &'static str,
+    pub(super) context: Context,
+    /// Of `weight` and `bias`.
+    pub(super) shape: Shape,
+    /// Whether `weight` and `bias` want gradients.
+    trained: [bool; 2],
+    pub(super) inits: [Init; 2],
+    /// `weight` and `bias`.
+    pub(super) affine: [Option<Tensor<'static>>; 2],
+    pub(super) running: Option<Running>,
+    /// What values are rounded to, and written to checkpoints as; running statistics on a GPU when they
+    /// are written.
+    pub(super) dtype: DType,
+    observer: Option<Arc<dyn Observer>>,
     #[cfg(feature = "gpu")]
     pub(crate) calls: CallCache,
 }
 
-/// Running statistics stay where they are used, and are updated there.
-enum Running {
-    Host(Mutex<HostRunning>),
-    /// `running_mean` then `running_var` in one buffer, and the count of steps in another.
-    #[cfg(feature = "gpu")]
-    Gpu {
-        stats: wgpu::Buffer,
-        tracked: wgpu::Buffer,
-    },
+/// What a layer is built with.
+pub(super) struct Blueprint {
+    pub layer: &'static str,
+    /// Of `weight` and `bias`.
+    pub shape: Shape,
+    pub affine: Affine,
+    pub frozen: Affine,
+    /// Of `weight` and `bias`.
+    pub inits: [Init; 2],
+    /// Features with running statistics, if any are kept.
+    pub tracked: Option<usize>,
+}
+
+impl Blueprint {
+    /// No parameters, no running statistics.
+    pub fn new(layer: &'static str) -> Self {
+        Blueprint {
+            layer,
+            shape: Shape::default(),
+            affine: Affine::None,
+            frozen: Affine::None,
+            inits: [Init::Ones, Init::Zeros],
+            tracked: None,
+        }
+    }
+}
+
+/// A layer's values on the host, in the element types they are stored with.
+pub(crate) struct Snapshot {
+    /// `weight` and `bias`.
+    pub affine: [Option<Tensor<'static>>; 2],
+    pub running: Option<HostRunning>,
 }
 
 impl Parameters {
-    /// weight 1, bias 0, running mean 0, running variance 1, count 0.
-    pub(super) fn new(
-        layer: &'static str,
-        context: &Context,
-        channels: usize,
-        affine: Affine,
-        tracks: bool,
-    ) -> Result<Self, Error> {
-        // Work recorded with a parameter may outlive it in the layer: its memory is never recycled.
-        let constant = |value: f32| {
-            let tensor = Tensor::from_vec([channels], vec![value; channels])?;
-            tensor.to_context(context).inspect(Tensor::escape)
+    pub(super) fn new(context: &Context, blueprint: Blueprint) -> Result<Self, Error> {
+        let Blueprint { layer, shape, affine, frozen, inits, tracked } = blueprint;
+        for init in inits {
+            init.check(layer)?;
+        }
+        let dtype = DType::F32;
+        let running = match tracked {
+            Some(n) => Some(Running::new(context, HostRunning::new(n, dtype))?),
+            None => None,
         };
-        let running = if tracks {
-            Some(Running::new(context, &vec![0.0; channels], &vec![1.0; channels], 0)?)
-        } else {
-            None
-        };
-        Ok(Parameters {
+        let mut parameters = Parameters {
             layer,
             context: context.clone(),
-            channels,
-            weight: affine.has_weight().then(|| constant(1.0)).transpose()?,
-            bias: affine.has_bias().then(|| constant(0.0)).transpose()?,
+            shape,
+            trained: [!frozen.has_weight(), !frozen.has_bias()],
+            inits,
+            affine: [None, None],
             running,
+            dtype,
+            observer: None,
             #[cfg(feature = "gpu")]
             calls: CallCache::default(),
-        })
+        };
+        let Parameters { shape, context, affine: places, .. } = &mut parameters;
+        let present = [affine.has_weight(), affine.has_bias()];
+        for (i, name) in NAMES.into_iter().enumerate().filter(|&(i, _)| present[i]) {
+            let values = inits[i].values(shape.elements() as usize);
+            let tensor = Tensor::from_vec(&*shape, values)?;
+            places[i] = Some(Place { layer, name, shape, dtype, context }.place(&tensor)?);
+        }
+        Ok(parameters)
+    }
+
+    /// A call of this layer with its operands, to be checked.
+    pub(super) fn inputs<'a, 't>(
+        &'a self,
+        x: &'a Tensor<'t>,
+        extras: &'a Extras<'t>,
+        problem: Problem,
+        channel_axis: Option<usize>,
+    ) -> Inputs<'a, 't> {
+        Inputs {
+            layer: self.layer,
+            problem,
+            x,
+            weight: self.weight(),
+            bias: self.bias(),
+            running: self.running.as_ref(),
+            extras,
+            channel_axis,
+            wants: self.trained,
+            #[cfg(feature = "gpu")]
+            calls: &self.calls,
+        }
+    }
+
+    /// The element type of parameters and running statistics, f32 unless the layer was cast. A GPU
+    /// keeps their values as f32.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The layer's name, as errors give it.
@@ -91,183 +136,9 @@ impl Parameters {
         self.layer
     }
 
-    /// `weight`, shape `(C,)`, if the layer has one.
-    pub fn weight(&self) -> Option<&Tensor<'static>> {
-        self.weight.as_ref()
-    }
-
-    /// `bias`, shape `(C,)`, if the layer has one.
-    pub fn bias(&self) -> Option<&Tensor<'static>> {
-        self.bias.as_ref()
-    }
-
-    /// Replaces `weight`. A tensor on the host is copied to the layer's context; one on its GPU is
-    /// shared, so that an optimizer may update it there. Work already recorded keeps the old one.
-    ///
-    /// # Errors
-    /// [`StateError`] if the layer has no weight or it has another shape, [`OperandError`] if it is
-    /// on another device.
-    pub fn set_weight(&mut self, weight: &Tensor<'_>) -> Result<(), Error> {
-        let placed = self.place("weight", self.weight.is_some(), weight)?;
-        self.weight = Some(placed);
-        Ok(())
-    }
-
-    /// Replaces `bias`, as [`set_weight`](Self::set_weight).
-    ///
-    /// # Errors
-    /// As [`set_weight`](Self::set_weight).
-    pub fn set_bias(&mut self, bias: &Tensor<'_>) -> Result<(), Error> {
-        let placed = self.place("bias", self.bias.is_some(), bias)?;
-        self.bias = Some(placed);
-        Ok(())
-    }
-
-    fn place(
-        &mut self,
-        name: &'static str,
-        present: bool,
-        tensor: &Tensor<'_>,
-    ) -> Result<Tensor<'static>, Error> {
-        if !present {
-            return Err(StateError::Absent { layer: self.layer, name }.into());
-        }
-        self.check_shape(name, tensor)?;
-        let placed = tensor.to_context(&self.context).inspect(Tensor::escape)?;
-        #[cfg(feature = "gpu")]
-        self.calls.clear();
-        Ok(placed)
-    }
-
-    fn check_shape(&self, name: &'static str, tensor: &Tensor<'_>) -> Result<(), StateError> {
-        let expected = [self.channels].into();
-        if *tensor.shape() == expected {
-            return Ok(());
-        }
-        Err(StateError::Shape { layer: self.layer, name, expected, got: tensor.shape().clone() })
-    }
-
-    /// Replaces the running statistics. Work already recorded keeps using the old ones.
-    ///
-    /// # Errors
-    /// [`StateError`] if the layer tracks none, for another shape, or a count above `u32::MAX`.
-    pub fn set_running_stats(
-        &mut self,
-        running_mean: &[f32],
-        running_var: &[f32],
-        num_batches_tracked: u64,
-    ) -> Result<(), Error> {
-        let layer = self.layer;
-        self.running()?;
-        self.check_shape("running_mean", &Tensor::from_slice([running_mean.len()], running_mean)?)?;
-        self.check_shape("running_var", &Tensor::from_slice([running_var.len()], running_var)?)?;
-        let tracked = u32::try_from(num_batches_tracked).map_err(|_| StateError::Count {
-            layer,
-            got: num_batches_tracked,
-            limit: u32::MAX,
-        })?;
-        self.running = Some(Running::new(&self.context, running_mean, running_var, tracked)?);
-        #[cfg(feature = "gpu")]
-        self.calls.clear();
-        Ok(())
-    }
-
-    /// Running mean 0, running variance 1, count 0. Without running statistics, nothing.
-    ///
-    /// # Errors
-    /// [`RunError`](crate::RunError) if the device fails.
-    pub fn reset_running_stats(&mut self) -> Result<(), Error> {
-        if self.running.is_none() {
-            return Ok(());
-        }
-        self.set_running_stats(&vec![0.0; self.channels], &vec![1.0; self.channels], 0)
-    }
-
-    /// `running_mean`, shape `(C,)`. On a GPU a view of the live values, read whenever it is read
-    /// back; on the host a copy.
-    ///
-    /// # Errors
-    /// [`StateError::Absent`] if the layer tracks none.
-    pub fn running_mean(&self) -> Result<Tensor<'static>, Error> {
-        self.running_part(0)
-    }
-
-    /// `running_var`, as [`running_mean`](Self::running_mean).
-    ///
-    /// # Errors
-    /// As [`running_mean`](Self::running_mean).
-    pub fn running_var(&self) -> Result<Tensor<'static>, Error> {
-        self.running_part(1)
-    }
-
-    /// Training steps counted so far. InstanceNorm counts only with a cumulative momentum, as in
-    /// PyTorch. On an application's device it completes when the application polls, as
-    /// [`Tensor::to_vec`] does.
-    ///
-    /// # Errors
-    /// [`StateError::Absent`] if the layer tracks none, [`RunError`](crate::RunError) if the device
-    /// fails.
-    pub async fn num_batches_tracked(&self) -> Result<u64, Error> {
-        count_in(&self.tracked()?.to_vec().await?)
-    }
-
-    /// [`num_batches_tracked`](Self::num_batches_tracked) that blocks this thread, polling the device
-    /// meanwhile. Native only.
-    ///
-    /// # Errors
-    /// As [`num_batches_tracked`](Self::num_batches_tracked).
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn num_batches_tracked_blocking(&self) -> Result<u64, Error> {
-        count_in(&self.tracked()?.to_vec_blocking()?)
-    }
-
-    /// The count of steps, its bits in an f32.
-    fn tracked(&self) -> Result<Tensor<'static>, Error> {
-        match self.running()? {
-            Running::Host(running) => {
-                let running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Tensor::from_vec([1], vec![f32::from_bits(running.tracked)])?)
-            }
-            #[cfg(feature = "gpu")]
-            Running::Gpu { tracked, .. } => self.gpu_view(tracked, 0, 1),
-        }
-    }
-
-    /// Forgets the calls kept ready for reuse, and so lets go of the buffers they hold. They are kept
-    /// for up to 32 sets of operands, for fewer above 512 MiB.
-    pub fn trim(&self) {
-        #[cfg(feature = "gpu")]
-        self.calls.clear();
-    }
-
-    /// A view of a buffer of this layer's.
-    #[cfg(feature = "gpu")]
-    fn gpu_view(
-        &self,
-        buffer: &wgpu::Buffer,
-        offset: usize,
-        len: usize,
-    ) -> Result<Tensor<'static>, Error> {
-        let gpu = self.context.gpu().expect("GPU statistics belong to a GPU context");
-        let data = GpuData::shared(gpu, buffer.clone(), offset as u64 * 4);
-        Ok(Tensor::gpu(crate::TensorDesc::new([len])?, data))
-    }
-
-    fn running(&self) -> Result<&Running, StateError> {
-        let absent = StateError::Absent { layer: self.layer, name: "running statistics" };
-        self.running.as_ref().ok_or(absent)
-    }
-
-    fn running_part(&self, part: usize) -> Result<Tensor<'static>, Error> {
-        match self.running()? {
-            Running::Host(running) => {
-                let running = running.lock().unwrap_or_else(PoisonError::into_inner);
-                let values = if part == 0 { &running.mean } else { &running.var };
-                Ok(Tensor::from_vec([self.channels], values.clone())?)
-            }
-            #[cfg(feature = "gpu")]
-            Running::Gpu { stats, .. } => self.gpu_view(stats, part * self.channels, self.channels),
-        }
+    /// Where the layer works.
+    pub fn context(&self) -> &Context {
+        &self.context
     }
 
     pub(super) fn check_context(&self, context: &Context) -> Result<(), OperandError> {
@@ -278,43 +149,184 @@ impl Parameters {
         }
     }
 
-    pub(super) fn host_running(&self) -> Option<&Mutex<HostRunning>> {
-        match self.running.as_ref()? {
-            Running::Host(running) => Some(running),
-            #[cfg(feature = "gpu")]
-            Running::Gpu { .. } => None,
+    /// `weight`, if the layer has one: shape `(C,)`, or as the layer says.
+    pub fn weight(&self) -> Option<&Tensor<'static>> {
+        self.affine[0].as_ref()
+    }
+
+    /// `bias`, if the layer has one, as [`weight`](Self::weight).
+    pub fn bias(&self) -> Option<&Tensor<'static>> {
+        self.affine[1].as_ref()
+    }
+
+    /// Calls `observer` with the input and output of every forward call from now on, in place of an
+    /// earlier observer (PyTorch's forward hook). Recorded calls have no output yet: they are not
+    /// seen.
+    ///
+    /// ```
+    /// use wgnorm::{Context, LayerNorm, Mode, NormLayer, Tensor};
+    ///
+    /// let context = Context::host();
+    /// let mut norm = LayerNorm::config([2]).init(&context)?;
+    /// norm.set_observer(|x, y| println!("{x:?} became {y:?}"));
+    /// norm.forward(&context, &Tensor::from_slice([1, 2], &[1.0, 2.0])?, Mode::Eval)?;
+    /// # Ok::<(), wgnorm::Error>(())
+    /// ```
+    pub fn set_observer(&mut self, observer: impl Observer) {
+        self.observer = Some(Arc::new(observer));
+    }
+
+    /// Lets go of the observer.
+    pub fn clear_observer(&mut self) {
+        self.observer = None;
+    }
+
+    pub(super) fn observe(&self, x: &Tensor<'_>, y: &Tensor<'_>) {
+        if let Some(observer) = &self.observer {
+            observer(x, y);
         }
     }
 
-    #[cfg(feature = "gpu")]
-    pub(super) fn gpu_running(&self) -> Option<(&wgpu::Buffer, &wgpu::Buffer)> {
-        match self.running.as_ref()? {
-            Running::Host(_) => None,
-            Running::Gpu { stats, tracked } => Some((stats, tracked)),
-        }
+    /// Bytes of the parameters and running statistics where they are kept. Calls kept ready on a GPU
+    /// ([`trim`](Self::trim)) are not counted.
+    pub fn memory_usage(&self) -> u64 {
+        let affine = self.affine.iter().flatten();
+        affine.map(|tensor| tensor.desc().bytes()).sum::<u64>()
+            + self.running.as_ref().map_or(0, Running::bytes)
     }
 
-    #[cfg(feature = "gpu")]
-    pub(super) fn bytes(&self) -> u64 {
-        self.channels as u64 * 4
-    }
-}
-
-fn count_in(bits: &[f32]) -> Result<u64, Error> {
-    Ok(bits.iter().map(|bits| u64::from(bits.to_bits())).sum())
-}
-
-impl Running {
-    fn new(context: &Context, mean: &[f32], var: &[f32], tracked: u32) -> Result<Self, Error> {
+    /// Forgets the calls kept ready for reuse, and so lets go of the buffers they hold. They are kept
+    /// for up to 32 sets of operands, for fewer above 512 MiB.
+    pub fn trim(&self) {
         #[cfg(feature = "gpu")]
-        if let Some(gpu) = context.gpu() {
-            return Ok(Running::Gpu {
-                stats: gpu.fixed(bytemuck::cast_slice(&[mean, var].concat()))?,
-                tracked: gpu.fixed(&tracked.to_ne_bytes())?,
-            });
-        }
-        let _ = context;
-        let (mean, var) = (mean.to_vec(), var.to_vec());
-        Ok(Running::Host(Mutex::new(HostRunning { mean, var, tracked })))
+        self.calls.clear();
     }
+
+    /// `running_mean`, shape `(C,)`. On a GPU a view of the live values, read whenever it is read
+    /// back; on the host a copy.
+    ///
+    /// # Errors
+    /// [`StateError::Absent`] if the layer tracks none.
+    pub fn running_mean(&self) -> Result<Tensor<'static>, Error> {
+        self.running()?.part(&self.context, 0)
+    }
+
+    /// `running_var`, as [`running_mean`](Self::running_mean).
+    ///
+    /// # Errors
+    /// As [`running_mean`](Self::running_mean).
+    pub fn running_var(&self) -> Result<Tensor<'static>, Error> {
+        self.running()?.part(&self.context, 1)
+    }
+
+    /// Training steps counted so far. InstanceNorm counts only with a cumulative momentum, as in
+    /// PyTorch. On an application's device it completes when the application polls, as
+    /// [`Tensor::to_vec`] does.
+    ///
+    /// # Errors
+    /// [`StateError::Absent`] if the layer tracks none, [`RunError`](crate::RunError) if the device
+    /// fails.
+    pub async fn num_batches_tracked(&self) -> Result<u64, Error> {
+        let count = self.running()?.count(&self.context)?;
+        Ok(count_in(&count.to_vec().await?))
+    }
+
+    /// [`num_batches_tracked`](Self::num_batches_tracked) that blocks this thread, polling the device
+    /// meanwhile. Native only.
+    ///
+    /// # Errors
+    /// As [`num_batches_tracked`](Self::num_batches_tracked).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn num_batches_tracked_blocking(&self) -> Result<u64, Error> {
+        let count = self.running()?.count(&self.context)?;
+        Ok(count_in(&count.to_vec_blocking()?))
+    }
+
+    pub(super) fn running(&self) -> Result<&Running, StateError> {
+        let absent = StateError::Absent { layer: self.layer, name: "running statistics" };
+        self.running.as_ref().ok_or(absent)
+    }
+
+    /// All values, brought to the host.
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, Error> {
+        let mut values = Vec::new();
+        for tensor in self.on_device()? {
+            values.push(tensor.to_vec().await?);
+        }
+        Ok(self.assemble(values))
+    }
+
+    /// [`snapshot`](Self::snapshot) that blocks this thread, polling the device meanwhile.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn snapshot_blocking(&self) -> Result<Snapshot, Error> {
+        let tensors = self.on_device()?;
+        let values = tensors.iter().map(Tensor::to_vec_blocking).collect::<Result<_, _>>()?;
+        Ok(self.assemble(values))
+    }
+
+    /// What [`assemble`](Self::assemble) needs read: nothing on the host.
+    fn on_device(&self) -> Result<Vec<Tensor<'static>>, Error> {
+        let affine = self.affine.iter().flatten().filter(|tensor| !tensor.is_on_host());
+        let mut tensors: Vec<_> = affine.cloned().collect();
+        if let Some(running) = &self.running {
+            tensors.extend(running.on_device(&self.context)?);
+        }
+        Ok(tensors)
+    }
+
+    fn assemble(&self, values: Vec<Vec<f32>>) -> Snapshot {
+        let mut values = values.into_iter();
+        let affine = self.affine.each_ref().map(|tensor| {
+            let tensor = tensor.as_ref()?;
+            if tensor.is_on_host() {
+                return Some(tensor.clone());
+            }
+            let values: Vec<f64> = values.next()?.into_iter().map(f64::from).collect();
+            let desc = tensor.desc().clone().with_dtype(self.dtype);
+            Some(Tensor::host(desc, HostData::narrow(&values, self.dtype)))
+        });
+        let running = self.running.as_ref().map(|r| r.assemble(&mut values, self.dtype));
+        Snapshot { affine, running }
+    }
+
+    /// A layer like this with these values, rounded to `dtype`, on `context`.
+    pub(super) fn rebuild(
+        &self,
+        snapshot: Snapshot,
+        context: &Context,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        let (layer, shape) = (self.layer, &self.shape);
+        if dtype == DType::F64 && context.backend() == Backend::Gpu {
+            return Err(OperandError::NoF64 { operand: layer }.into());
+        }
+        let mut affine = [None, None];
+        for (i, name) in NAMES.into_iter().enumerate() {
+            if let Some(tensor) = &snapshot.affine[i] {
+                affine[i] = Some(Place { layer, name, shape, dtype, context }.place(tensor)?);
+            }
+        }
+        let running = match snapshot.running {
+            Some(running) => Some(Running::new(context, running.rounded(dtype))?),
+            None => None,
+        };
+        Ok(Parameters {
+            layer: self.layer,
+            context: context.clone(),
+            shape: self.shape.clone(),
+            trained: self.trained,
+            inits: self.inits,
+            affine,
+            running,
+            dtype,
+            observer: self.observer.clone(),
+            #[cfg(feature = "gpu")]
+            calls: CallCache::default(),
+        })
+    }
+}
+
+/// The count whose bits were read as one f32.
+fn count_in(bits: &[f32]) -> u64 {
+    bits.iter().map(|bits| u64::from(bits.to_bits())).sum()
 }

@@ -1,12 +1,18 @@
 //! How a [`Problem`](crate::Problem) is run on a device with given limits: a pure function to plain
 //! data.
 //!
-//! Every performance decision of the GPU path is taken here ([`Plan::forward`]); layers and shaders
-//! see none of them.
+//! Every performance decision of the GPU path is taken here ([`Plan::forward`], [`Plan::backward`]);
+//! layers and shaders see none of them.
 
+mod backward;
 mod forward;
+mod geometry;
+mod small;
 
-use crate::View;
+pub use small::Small;
+
+use crate::{DType, View};
+use smallvec::SmallVec;
 
 /// What the planner needs to know of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,10 +32,12 @@ pub struct Caps {
 pub struct Offsets {
     /// Of the input.
     pub x: u64,
-    /// Of the output.
+    /// Of the output: `y` forward, `dx` backward.
     pub y: u64,
     /// Of the addend, 0 without one.
     pub addend: u64,
+    /// Of the output's gradient, 0 forward.
+    pub dy: u64,
     /// Of `weight`, 0 without one.
     pub weight: u64,
     /// Of `bias`, 0 without one.
@@ -45,19 +53,241 @@ pub enum Kernel {
     StatsRow,
     /// Normalize with statistics merged from partials, or given.
     Apply,
+    /// One entry per statistic, from partials or running statistics.
+    GatherMoments,
     /// Moves running statistics towards the batch's.
     UpdateRunning,
     /// Counts a training step.
     CountStep,
+    /// The addend's gradient.
+    EpilogueGrad,
+    /// Partial sums of gradients over slices of groups.
+    SumsRow,
+    /// One entry per group, from partial sums.
+    GatherSums,
+    /// Parameter gradients, from partial sums.
+    GatherParams,
+    /// The input's gradient.
+    InputGrad,
+    /// Two vectors of statistics or sums, merged.
+    MergeEntries,
+    /// AdaIN's tables from a style's statistics.
+    StyleTables,
+    /// Rows blended by weights.
+    MixRows,
 }
 
-/// How elements are loaded and stored; each is a WGSL file with the same function names.
+/// What a binding number means, in every kernel alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Role {
+    /// The uniform block.
+    Task = 0,
+    /// The input's elements.
+    X = 1,
+    /// The output's elements.
+    Y = 2,
+    /// The addend's elements.
+    Addend = 3,
+    /// `weight`.
+    Weight = 4,
+    /// `bias`.
+    Bias = 5,
+    /// `(count, mean, residual, m2)` per statistic or partial.
+    Moments = 6,
+    /// `running_mean`, then `running_var`.
+    Running = 7,
+    /// The count of steps.
+    Tracked = 8,
+    /// The elements of the output's gradient.
+    Dy = 9,
+    /// Sums of gradients per group or partial.
+    Sums = 10,
+    /// A byte per sample and position.
+    Mask = 11,
+    /// Gathered moments or sums.
+    Out = 12,
+    /// `dweight`, or a table.
+    WeightOut = 13,
+    /// `dbias`, or a table.
+    BiasOut = 14,
+}
+
+impl Role {
+    /// Whether it holds the elements of a tensor, of which a window is bound.
+    pub fn is_data(self) -> bool {
+        matches!(self, Role::X | Role::Y | Role::Addend | Role::Dy)
+    }
+}
+
+/// What is bound in a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operand {
+    /// Nothing: a placeholder.
+    Absent,
+    /// The input.
+    X,
+    /// The output: `y` forward, `dx` backward.
+    Y,
+    /// The addend.
+    Addend,
+    /// `weight`.
+    Weight,
+    /// `bias`.
+    Bias,
+    /// One entry per statistic: given, saved, or to be saved.
+    Moments,
+    /// The running statistics.
+    Running,
+    /// The count of steps.
+    Tracked,
+    /// The output's gradient.
+    Dy,
+    /// The addend's gradient, where it is not dy itself.
+    Gradient,
+    /// One entry of sums per group: given, or to be returned.
+    Sums,
+    /// The mask.
+    Mask,
+    /// `dweight`, or a table to be written.
+    WeightOut,
+    /// `dbias`, or a table to be written.
+    BiasOut,
+    /// Scratch for partials.
+    Partials,
+    /// Scratch for what is gathered from them.
+    Gathered,
+}
+
+impl Kernel {
+    /// All kernels.
+    pub const ALL: [Kernel; 14] = [
+        Kernel::NormRow,
+        Kernel::StatsRow,
+        Kernel::Apply,
+        Kernel::GatherMoments,
+        Kernel::UpdateRunning,
+        Kernel::CountStep,
+        Kernel::EpilogueGrad,
+        Kernel::SumsRow,
+        Kernel::GatherSums,
+        Kernel::GatherParams,
+        Kernel::InputGrad,
+        Kernel::MergeEntries,
+        Kernel::StyleTables,
+        Kernel::MixRows,
+    ];
+
+    /// Storage bindings, and whether each is written.
+    pub fn bindings(self) -> &'static [(Role, bool)] {
+        use Role::*;
+        match self {
+            Kernel::NormRow => &[
+                (X, false),
+                (Y, true),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, true),
+                (Mask, false),
+            ],
+            Kernel::StatsRow => &[(X, false), (Moments, true), (Mask, false)],
+            Kernel::Apply => &[
+                (X, false),
+                (Y, true),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Running, false),
+                (Mask, false),
+            ],
+            Kernel::GatherMoments => &[(Moments, false), (Running, false), (Out, true)],
+            Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
+            Kernel::CountStep => &[(Tracked, true)],
+            Kernel::EpilogueGrad => &[
+                (X, false),
+                (Y, true),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Mask, false),
+            ],
+            Kernel::SumsRow => &[
+                (X, false),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Sums, true),
+                (Mask, false),
+            ],
+            Kernel::GatherSums => &[(Weight, false), (Moments, false), (Sums, false), (Out, true)],
+            Kernel::GatherParams => &[(Sums, false), (WeightOut, true), (BiasOut, true)],
+            Kernel::InputGrad => &[
+                (X, false),
+                (Y, true),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Mask, false),
+            ],
+            Kernel::MergeEntries => &[(Moments, false), (Sums, false), (Out, true)],
+            Kernel::StyleTables => &[(Moments, false), (WeightOut, true), (BiasOut, true)],
+            Kernel::MixRows => &[(Weight, false), (Bias, false), (WeightOut, true)],
+        }
+    }
+}
+
+/// How elements are loaded and stored; each is a WGSL file (and for 16 bits a second one) with the
+/// same function names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Access {
     /// One f32 at a time, neighbouring lanes side by side: any length, any offset.
     F32x1,
-    /// Four f32 at a time: rows and offsets are multiples of four elements.
+    /// Four f32 at a time: runs and offsets are multiples of four elements.
     F32x4,
+    /// One f16 at a time, packed by two into words.
+    F16x1,
+    /// Four f16 at a time.
+    F16x4,
+    /// One bf16 at a time.
+    BF16x1,
+    /// Four bf16 at a time.
+    BF16x4,
+}
+
+impl Access {
+    /// All of them.
+    pub const ALL: [Access; 6] = [
+        Access::F32x1,
+        Access::F32x4,
+        Access::F16x1,
+        Access::F16x4,
+        Access::BF16x1,
+        Access::BF16x4,
+    ];
+
+    fn of(dtype: DType, by_four: bool) -> Access {
+        match (dtype, by_four) {
+            (DType::F16, false) => Access::F16x1,
+            (DType::F16, true) => Access::F16x4,
+            (DType::BF16, false) => Access::BF16x1,
+            (DType::BF16, true) => Access::BF16x4,
+            (_, false) => Access::F32x1,
+            (_, true) => Access::F32x4,
+        }
+    }
+
+    /// Whether it takes four elements at a time.
+    pub fn is_by_four(self) -> bool {
+        matches!(self, Access::F32x4 | Access::F16x4 | Access::BF16x4)
+    }
 }
 
 /// Values of the pipeline-overridable constants of a kernel.
@@ -69,18 +299,38 @@ pub struct Overrides {
     pub rows: u32,
     /// vec4 steps that a lane keeps in registers (`NormRow`): 1, 2, 4, 8 or 16.
     pub tile: u32,
-    /// Whether statistics are given (`Apply`) instead of merged from partials.
+    /// Whether neighbouring lanes work on neighbouring groups.
+    pub columns: bool,
+    /// Whether a group is a contiguous run of elements.
+    pub dense: bool,
+    /// Whether the mean is subtracted.
+    pub centered: bool,
+    /// Whether statistics come from the running ones.
     pub running: bool,
     /// Whether statistics are also written out (`NormRow`).
     pub save: bool,
+    /// Whether a mask is bound.
+    pub masked: bool,
     /// Whether `weight` is bound.
     pub weight: bool,
     /// Whether `bias` is bound.
     pub bias: bool,
+    /// Whether `weight` and `bias` vary within a group.
+    pub inside: bool,
+    /// Whether statistics vary within a group.
+    pub stats_inside: bool,
     /// Whether the addend is bound.
     pub addend: bool,
-    /// 0 none, 1 ReLU.
+    /// The activation's number.
     pub activation: u32,
+    /// Whether sums are of the gradient times the weight (`SumsRow`).
+    pub weighted: bool,
+    /// Whether entries of moments and of sums alternate.
+    pub paired: bool,
+    /// Whether statistics do not depend on x (`InputGrad`).
+    pub constant: bool,
+    /// Whether gradients are added to what is there.
+    pub accumulate: bool,
     /// Whether the factor is 1 / count (`UpdateRunning`).
     pub cumulative: bool,
     /// Whether the variance is divided by M−1 (`UpdateRunning`).
@@ -89,25 +339,26 @@ pub struct Overrides {
 
 /// The uniform block of a dispatch, as the shaders' `struct Task` reads it. Its contents never
 /// change once written: they are the key under which its buffer is kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "gpu", derive(bytemuck::Pod, bytemuck::Zeroable))]
+#[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Task {
     /// Axes and strides.
     pub view: View,
     /// First group, first slice, slices per group in this dispatch, rows in all.
     pub span: [u32; 4],
-    /// Slices per group in all, elements of a slice, elements of a group, unused.
+    /// Slices per group in all, elements of a slice, elements of a group, partials per statistic.
     pub slicing: [u32; 4],
-    /// Added to an element's index to find it in the binding of x, y, addend (wrapping); unused.
+    /// Added to an element's index to find it in the binding of x, y, addend, dy (wrapping).
     pub base: [u32; 4],
     /// The same for weight and bias; unused.
     pub param_base: [u32; 4],
-    /// eps, momentum, 1 − momentum, unused.
+    /// eps, momentum, 1 − momentum, slope of a leaky ReLU.
     pub scalars: [f32; 4],
+    /// Factor of weight, factor of bias, subtracted from a count to divide m2 by, unused.
+    pub style: [f32; 4],
 }
 
-/// The elements of the tensor that a dispatch touches: one binding of x, y and addend.
+/// The elements of the tensor that a dispatch touches: one binding of x, y, addend and dy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// First element.
@@ -125,6 +376,8 @@ pub struct Stage {
     pub access: Access,
     /// Its constants.
     pub overrides: Overrides,
+    /// What is bound, in the order of [`Kernel::bindings`].
+    pub operands: SmallVec<[Operand; 8]>,
     /// Its uniform block.
     pub task: Task,
     /// The elements bound.
@@ -134,24 +387,54 @@ pub struct Stage {
 }
 
 /// The dispatches of a problem, in order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// The dispatches.
     pub stages: Vec<Stage>,
-    /// Bytes of partial statistics between them.
-    pub scratch: u64,
+    /// Bytes of partial statistics or sums between them.
+    pub partials: u64,
+    /// Bytes of what is gathered from partials and used by a later dispatch.
+    pub gathered: u64,
+}
+
+/// What a forward pass leaves behind besides y.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Keep {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The statistics, one entry each, in [`Operand::Moments`].
+    Moments,
+}
+
+/// What a backward pass computes besides dx.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wants {
+    /// `dweight`.
+    pub weight: bool,
+    /// `dbias`.
+    pub bias: bool,
+    /// Added to what is there, not written over it.
+    pub accumulate: bool,
+    /// Whether the groups' sums are given, in [`Operand::Sums`].
+    pub given_sums: bool,
 }
 
 /// The byte range of an operand's binding for a window: an aligned start, and a size.
-pub(crate) fn binding_range(offset: u64, window: &Window, alignment: u64) -> (u64, u64) {
-    let begin = offset + u64::from(window.first) * 4;
+pub(crate) fn binding_range(
+    offset: u64,
+    window: &Window,
+    alignment: u64,
+    element: u64,
+) -> (u64, u64) {
+    let begin = offset + u64::from(window.first) * element;
     let start = begin - begin % alignment;
-    (start, begin + u64::from(window.len) * 4 - start)
+    (start, begin + u64::from(window.len) * element - start)
 }
 
 /// What to add to a tensor index to get the index in the binding of [`binding_range`]. Wraps:
 /// windows deep in a large tensor start at element 0 of their binding.
-pub(crate) fn binding_shift(offset: u64, window: &Window, alignment: u64) -> u32 {
-    let (start, _) = binding_range(offset, window, alignment);
-    (offset / 4).wrapping_sub(start / 4) as u32
+pub(crate) fn binding_shift(offset: u64, window: &Window, alignment: u64, element: u64) -> u32 {
+    let (start, _) = binding_range(offset, window, alignment, element);
+    (offset / element).wrapping_sub(start / element) as u32
 }

@@ -41,7 +41,7 @@ pub fn gpu_required() -> bool {
     std::env::var("WGNORM_REQUIRE_GPU").is_ok_and(|v| v == "1")
 }
 
-/// The host and every adapter found: `gpu` is the one that a context opens by itself, `gpu2`, … the
+/// The host and every adapter found (of the back ends in `WGPU_BACKEND`, if that is set): `gpu` is the one that a context opens by itself, `gpu2`, … the
 /// others, as an application's devices.
 pub fn all() -> Vec<Device> {
     let mut devices = vec![Device { name: "host", context: Context::host() }];
@@ -59,7 +59,8 @@ pub fn all() -> Vec<Device> {
 fn others(first: &Context) -> Vec<Device> {
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::all());
+    let adapters = pollster::block_on(instance.enumerate_adapters(backends));
     let identity = |info: wgpu::AdapterInfo| (info.backend, info.name);
     let mut seen = vec![identity(first.adapter_info().expect("it is on a GPU"))];
     let mut names = ["gpu2", "gpu3", "gpu4", "gpu5"].into_iter();

@@ -1,6 +1,7 @@
 //! What the integration tests share.
-#![allow(dead_code, reason = "each test binary uses its own part of it")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of it")]
 
+pub mod data;
 pub mod device;
 pub mod oracle;
 pub mod random;

@@ -19,16 +19,29 @@ fn unit(i: u32, seed: u32) -> f64 {
 
 /// Uniform in offset ± scale.
 pub fn uniform(len: usize, seed: u32, scale: f64, offset: f64) -> Vec<f32> {
-    (0..len as u32).map(|i| (offset + scale * (2.0 * unit(i, seed) - 1.0)) as f32).collect()
+    narrow(&uniform_f64(len, seed, scale, offset))
 }
 
 /// Nearly normal: mean `offset`, standard deviation `scale`.
 pub fn gauss4(len: usize, seed: u32, scale: f64, offset: f64) -> Vec<f32> {
+    narrow(&gauss4_f64(len, seed, scale, offset))
+}
+
+/// [`uniform`], not yet rounded to any type.
+pub fn uniform_f64(len: usize, seed: u32, scale: f64, offset: f64) -> Vec<f64> {
+    (0..len as u32).map(|i| offset + scale * (2.0 * unit(i, seed) - 1.0)).collect()
+}
+
+/// [`gauss4`], not yet rounded to any type.
+pub fn gauss4_f64(len: usize, seed: u32, scale: f64, offset: f64) -> Vec<f64> {
     let u = |i: u32, k: u32| unit(i.wrapping_mul(4).wrapping_add(k), seed);
-    (0..len as u32)
-        .map(|i| {
-            let sum = ((u(i, 0) + u(i, 1)) + u(i, 2) + u(i, 3)) - 2.0;
-            (offset + scale * (sum * 1.732_050_807_568_877_2)) as f32
-        })
-        .collect()
+    let value = |i| {
+        let sum = ((u(i, 0) + u(i, 1)) + u(i, 2) + u(i, 3)) - 2.0;
+        offset + scale * (sum * 1.732_050_807_568_877_2)
+    };
+    (0..len as u32).map(value).collect()
+}
+
+fn narrow(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
 }

@@ -14,6 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem::offset_of,
     path::Path,
+    sync::LazyLock,
     thread,
 };
 use translate::{GLSLANG, GLSLANG_HLSL, SPIRV_VAL, Tool, Translations};
@@ -30,7 +31,7 @@ fn parse(source: &str) -> naga::Module {
 /// Each kernel with each element file.
 fn modules() -> impl Iterator<Item = (Kernel, Access, naga::Module)> {
     Kernel::ALL.into_iter().flat_map(|kernel| {
-        [Access::F32x1, Access::F32x4].map(|access| (kernel, access, parse(&kernel.source(access))))
+        Access::ALL.map(|access| (kernel, access, parse(&kernel.source(access))))
     })
 }
 
@@ -112,7 +113,7 @@ fn assert_silent(complaints: Vec<String>) {
 
 #[test]
 fn every_variant_translates_and_spirv_val_is_silent() {
-    let variants: Vec<Variant> = variants::ALL.iter().copied().collect();
+    let variants = variants::representatives();
     let translated = translate_all(&variants);
     println!("{} variants", translated.len());
     assert!(translated.iter().all(|variant| variant.text.msl.contains("kernel void")));
@@ -163,20 +164,30 @@ proptest! {
     #[test]
     fn random_problems_need_no_variant_beyond_the_sweep(
         shape in shapes(),
-        operands in 0u32..32,
+        kind in 0..variants::VIEWS,
+        dtype in sample::select(&variants::DTYPES),
+        flags in 0..variants::FLAGS,
         update in sample::select(&variants::UPDATES),
         lanes in sample::select(&variants::LANES),
         binding_bits in 12u32..28,
         [x, y, addend] in [0u64..4, 0u64..4, 0u64..4],
     ) {
-        let problem = variants::problem(shape, operands, update);
+        let problem = variants::problem(variants::view(kind, shape), dtype, flags, update);
         let caps = variants::caps(lanes, 1 << binding_bits);
         let offsets = Offsets { x: x * 4, y: y * 8, addend: addend * 16, ..Offsets::default() };
         let mut needed = BTreeSet::new();
         variants::collect(&problem, &caps, &offsets, &mut needed);
-        prop_assert_eq!(needed.difference(&variants::ALL).next(), None);
+        for variant in &needed {
+            prop_assert!(LAYOUTS.contains(&variants::layout(variant)), "layout of {:?}", variant);
+            prop_assert!(FLAGS.contains(&variants::flags(variant)), "flags of {:?}", variant);
+        }
     }
 }
+
+static LAYOUTS: LazyLock<BTreeSet<Variant>> =
+    LazyLock::new(|| variants::ALL.iter().map(variants::layout).collect());
+static FLAGS: LazyLock<BTreeSet<(Kernel, Overrides)>> =
+    LazyLock::new(|| variants::ALL.iter().map(variants::flags).collect());
 
 #[test]
 fn no_barrier_is_missed_by_some_lanes() {
@@ -197,16 +208,16 @@ fn the_barrier_guard_sees_wrong_shaders() {
         assert_ne!(uniformity::faults(&module), [""; 0], "{kernel:?} with {to:?}");
     };
     // Returns before a barrier.
-    wrong(Kernel::NormRow, "if LANES == 1u {", "if invocation == 1u {");
-    wrong(Kernel::NormRow, "let n = f32(", "if row.end == 0u { return; } let n = f32(");
+    wrong(Kernel::NormRow, "if LANES == 1u {", "if row.lane == 1u {");
+    wrong(Kernel::NormRow, "var n = counts", "if row.end == 0u { return; } var n = counts");
     wrong(Kernel::StatsRow, "var all =", "if x[row.lane] == 0.0 { return; } var all =");
     // A barrier under a condition, in a callee; the same behind a local variable.
-    let merge = "all = row_merge(invocation, all);";
+    let merge = "all = row_merge(row, all);";
     wrong(Kernel::Apply, merge, &format!("if row.lane < 4u {{ {merge} }}"));
     let few = format!("var few = 4u; few += invocation; if few > 4u {{ {merge} }}");
     wrong(Kernel::StatsRow, merge, &few);
     // A loop that lanes leave at different times, or that memory written by others bounds.
-    wrong(Kernel::UpdateRunning, "half > 0u;", "half > invocation;");
+    wrong(Kernel::UpdateRunning, "half > 0u;", "half > row.lane;");
     wrong(Kernel::UpdateRunning, "half > 0u;", "half > u32(slots[0].x);");
 }
 
@@ -280,11 +291,13 @@ fn the_task_has_the_layout_of_its_shader() {
         ("data", offset_of!(Task, view) + offset_of!(View, data)),
         ("param", offset_of!(Task, view) + offset_of!(View, param)),
         ("stat", offset_of!(Task, view) + offset_of!(View, stat)),
+        ("mask", offset_of!(Task, view) + offset_of!(View, mask)),
         ("span", offset_of!(Task, span)),
         ("slicing", offset_of!(Task, slicing)),
         ("base", offset_of!(Task, base)),
         ("param_base", offset_of!(Task, param_base)),
         ("scalars", offset_of!(Task, scalars)),
+        ("style", offset_of!(Task, style)),
     ];
     for (kernel, access, module) in modules().filter(|(kernel, ..)| kernel.has_task()) {
         let task = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Task"));

@@ -171,6 +171,8 @@ impl Walk<'_> {
                 }
                 Left::default()
             }
+            // What it returns varies, as everything read from memory that others write.
+            Statement::Atomic { .. } => Left::default(),
             other => panic!("the barrier guard does not know {other:?}"),
         }
     }

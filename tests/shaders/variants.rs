@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 use wgnorm::{
-    Activation, Estimator, Momentum, Problem, RunningUpdate, StatSource, View,
-    plan::{Access, Caps, Kernel, Offsets, Overrides, Plan},
+    Activation, DType, Estimator, Momentum, Problem, RunningUpdate, StatSource, View,
+    plan::{Access, Caps, Keep, Kernel, Offsets, Overrides, Plan, Small, Wants},
 };
 
 /// A module and the constants it is compiled with.
@@ -20,90 +20,206 @@ pub const UPDATES: [Option<(Momentum, Estimator)>; 4] = [
     Some((Momentum::Cumulative, Estimator::Biased)),
 ];
 
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+const ACTIVATIONS: [Activation; 8] = [
+    Activation::None,
+    Activation::Relu,
+    Activation::LeakyRelu(0.01),
+    Activation::Silu,
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
 /// A base device with this many lanes, and with storage bindings of this size.
 pub fn caps(lanes: u32, max_binding: u64) -> Caps {
     Caps { lanes, max_binding, max_grid: 65_535, offset_alignment: 256 }
 }
 
-/// An InstanceNorm over `shape` (samples, channels, elements). The bits of `operands`: weight, bias,
-/// addend, ReLU, running statistics.
+/// How many kinds of view there are.
+pub const VIEWS: u32 = 7;
+
+/// The rows of the table in `wgnorm::layers`, over (samples, channels, positions).
+pub fn view(kind: u32, [n, c, s]: [u32; 3]) -> View {
+    let rows = |extent, data, param, stat| View { extent, data, param, stat, mask: [0; 4] };
+    match kind {
+        // InstanceNorm, channels first and last.
+        0 => rows([n, c, 1, s], [c * s, s, 0, 1], [0, 1, 0, 0], [c, 1, 0, 0]),
+        1 => rows([n, c, 1, s], [c * s, 1, 0, c], [0, 1, 0, 0], [c, 1, 0, 0]),
+        // BatchNorm.
+        2 => rows([1, c, n, s], [0, s, c * s, 1], [0, 1, 0, 0], [0, 1, 0, 0]),
+        3 => rows([1, c, 1, n * s], [0, 1, 0, c], [0, 1, 0, 0], [0, 1, 0, 0]),
+        // GroupNorm with one group.
+        4 => rows([n, 1, c, s], [c * s, c * s, s, 1], [0, c, 1, 0], [1, 1, 0, 0]),
+        5 => rows([n, 1, s, c], [c * s, c, c, 1], [0, c, 0, 1], [1, 1, 0, 0]),
+        // LayerNorm.
+        _ => rows([1, n * c, 1, s], [0, s, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0]),
+    }
+}
+
+/// The number of combinations of flags.
+pub const FLAGS: u32 = 1 << 10;
+
+/// A problem over a view. The bits of `flags`: weight, bias, addend, mask, uncentered, two of the
+/// source, three of the activation.
 pub fn problem(
-    [n, c, s]: [u32; 3],
-    operands: u32,
+    view: View,
+    dtype: DType,
+    flags: u32,
     update: Option<(Momentum, Estimator)>,
 ) -> Problem {
-    let bit = |i: u32| operands >> i & 1 == 1;
+    let bit = |i: u32| flags >> i & 1 == 1;
     Problem {
-        view: View {
-            extent: [n, c, 1, s],
-            data: [c * s, s, 0, 1],
-            param: [0, 1, 0, 0],
-            stat: [c, 1, 0, 0],
+        view,
+        dtype,
+        centered: !bit(4),
+        source: match flags >> 5 & 3 {
+            0 | 1 => StatSource::Batch,
+            2 => StatSource::Running,
+            _ => StatSource::Given { differentiable: bit(0) },
         },
-        source: if bit(4) { StatSource::Running } else { StatSource::Batch },
         eps: 1e-5,
         weight: bit(0),
         bias: bit(1),
         addend: bit(2),
-        activation: if bit(3) { Activation::Relu } else { Activation::None },
-        update: update.map(|(momentum, estimator)| RunningUpdate { momentum, estimator }),
+        masked: bit(3),
+        activation: ACTIVATIONS[(flags >> 7 & 7) as usize],
+        update: update.map(|(momentum, estimator)| RunningUpdate {
+            momentum,
+            estimator,
+            counts: momentum == Momentum::Cumulative,
+        }),
     }
 }
 
-/// Adds what a plan of this problem needs.
+/// Adds what the plans of this problem need, forward and backward.
 pub fn collect(problem: &Problem, caps: &Caps, offsets: &Offsets, into: &mut BTreeSet<Variant>) {
-    if let Ok(plan) = Plan::forward(problem, caps, offsets) {
-        into.extend(plan.stages.iter().map(|s| (s.kernel, s.access, s.overrides)));
-    }
+    let wants = |accumulate, given_sums| Wants {
+        weight: problem.weight,
+        bias: problem.bias,
+        accumulate,
+        given_sums,
+    };
+    let plans = [
+        Plan::forward(problem, caps, offsets, Keep::Nothing),
+        Plan::forward(problem, caps, offsets, Keep::Moments),
+        Plan::statistics(problem, caps, offsets),
+        Plan::backward(problem, caps, offsets, wants(false, false)),
+        Plan::backward(problem, caps, offsets, wants(true, true)),
+        Plan::group_sums(problem, caps, offsets),
+    ];
+    let stages = plans.into_iter().flatten().flat_map(|plan| plan.stages);
+    into.extend(stages.map(|s| (s.kernel, s.access, s.overrides)));
 }
 
-/// Each row layout, tile and kernel, times each combination of operands. What decides the layout
-/// (length, lanes, binding size, alignment, samples) is swept against one combination of operands
-/// of each kind; what only sets flags is swept against lengths that show each layout once.
+/// The layout of a variant: everything but what only sets flags.
+pub fn layout(&(kernel, access, o): &Variant) -> Variant {
+    let Overrides { wg, rows, tile, columns, dense, .. } = o;
+    (kernel, access, Overrides { wg, rows, tile, columns, dense, ..Overrides::default() })
+}
+
+/// The flags of a variant.
+pub fn flags(&(kernel, _, o): &Variant) -> (Kernel, Overrides) {
+    (kernel, Overrides { wg: 0, rows: 0, tile: 0, columns: false, dense: false, ..o })
+}
+
+/// Every layout with a few combinations of flags, and every combination of flags with a few layouts.
+/// Their product is out of reach; the translations differ in constants only.
 pub static ALL: LazyLock<BTreeSet<Variant>> = LazyLock::new(|| {
     let mut variants = BTreeSet::new();
-    let aligned = Offsets::default();
-    let shifted = Offsets { x: 4, ..aligned };
-    // Around powers of two and their halves in between, up to beyond a workgroup's registers.
-    let lengths: Vec<u32> = (0..16)
-        .flat_map(|i| [(1 << i) - 1, 1 << i, (1 << i) + 1, (3 << i) / 2, (3 << i) / 2 + 4])
-        .chain([17_000, 100_000, 1_000_003])
-        .filter(|length| *length > 0)
-        .collect();
+    layouts(&mut variants);
+    combinations(&mut variants);
     for lanes in LANES {
-        for max_binding in [128 << 20, 4096] {
-            for &s in &lengths {
-                for offsets in [&aligned, &shifted] {
-                    for operands in 0..32 {
-                        for update in UPDATES {
-                            let problem = problem([2, 1, s], operands, update);
-                            collect(&problem, &caps(lanes, max_binding), offsets, &mut variants);
-                        }
-                    }
-                }
-            }
-        }
-        // Samples decide the rows of update_running.
-        for i in 0..10 {
-            for estimator in [Estimator::Unbiased, Estimator::Biased] {
-                for momentum in [Momentum::Factor(0.1), Momentum::Cumulative] {
-                    let problem = problem([1 << i, 3, 4], 0, Some((momentum, estimator)));
-                    collect(&problem, &caps(lanes, 128 << 20), &aligned, &mut variants);
-                }
-            }
+        let offsets = Offsets::default();
+        let tables = |estimator| Small::StyleTables { entries: 6, eps: 1e-5, estimator };
+        for small in [
+            Small::Merge { entries: 6, add: false },
+            Small::Merge { entries: 6, add: true },
+            tables(Estimator::Biased),
+            tables(Estimator::Unbiased),
+            Small::Mix { extent: [2, 3, 4], strides: [4, 1] },
+        ] {
+            let plan = Plan::small(&small, &caps(lanes, 128 << 20), &offsets).expect("a plan");
+            variants.extend(plan.stages.iter().map(|s| (s.kernel, s.access, s.overrides)));
         }
     }
     variants
 });
 
-/// A selection that has every layout and every combination of flags of each module, but not their
-/// product: for tools that take too long for all. The translations differ in constants only.
+/// What decides the layout: length, channels, lanes, binding size, alignment, samples.
+fn layouts(variants: &mut BTreeSet<Variant>) {
+    let (everything, running) = (0b1000_1111, 0b0100_0000);
+    let aligned = Offsets::default();
+    // Around powers of two and their halves in between, up to beyond a workgroup's registers.
+    let lengths: Vec<u32> = (0..16)
+        .flat_map(|i| [(1 << i) - 1, 1 << i, (3 << i) / 2, (3 << i) / 2 + 4])
+        .chain([17_000, 100_000, 1_000_003, 4_000_004])
+        .filter(|length| *length > 0)
+        .collect();
+    for (lanes, dtype) in LANES.into_iter().flat_map(|lanes| DTYPES.map(|dtype| (lanes, dtype))) {
+        for max_binding in [128 << 20, 4096] {
+            let caps = caps(lanes, max_binding);
+            for (&s, kind) in lengths.iter().flat_map(|s| (0..VIEWS).map(move |kind| (s, kind))) {
+                let channels: &[u32] = if s < 40_000 { &[1, 2, 4, 8, 16, 64] } else { &[1, 2] };
+                for &c in channels {
+                    let view = view(kind, [2, c, s]);
+                    let shifted = Offsets { x: 4, y: 4, dy: 4, ..aligned };
+                    for (offsets, flags) in [
+                        (&aligned, everything),
+                        (&shifted, everything),
+                        (&aligned, running),
+                        (&shifted, running),
+                    ] {
+                        collect(&problem(view, dtype, flags, None), &caps, offsets, variants);
+                    }
+                }
+            }
+        }
+        // Samples decide the rows of what is gathered over them.
+        for (i, kind) in (0..13).flat_map(|i| (0..VIEWS).map(move |kind| (i, kind))) {
+            let problem = problem(view(kind, [1 << i, 3, 4]), dtype, 3, UPDATES[1]);
+            collect(&problem, &caps(lanes, 128 << 20), &aligned, variants);
+        }
+    }
+}
+
+/// What only sets flags.
+fn combinations(variants: &mut BTreeSet<Variant>) {
+    let caps = caps(64, 128 << 20);
+    for flags in 0..FLAGS {
+        for kind in [0, 2, 4, 6] {
+            for s in [4, 20_000] {
+                for update in UPDATES {
+                    let problem = problem(view(kind, [2, 3, s]), DType::F32, flags, update);
+                    collect(&problem, &caps, &Offsets::default(), variants);
+                }
+            }
+        }
+    }
+}
+
+/// Every layout and every combination of flags of each module, once.
+pub fn representatives() -> Vec<Variant> {
+    let (mut layouts, mut combinations) = (BTreeSet::new(), BTreeSet::new());
+    let mut is_news =
+        |variant: &&Variant| layouts.insert(layout(variant)) | combinations.insert(flags(variant));
+    ALL.iter().filter(|variant| is_news(variant)).copied().collect()
+}
+
+/// Fewer of them, for tools that take too long: of layouts that differ in numbers only one, of every
+/// activation its own code, not its product with the other flags.
 pub fn selection() -> Vec<Variant> {
-    let (mut layouts, mut flags) = (BTreeSet::new(), BTreeSet::new());
-    let mut is_news = |&&(kernel, access, o): &&Variant| {
-        let flag = Overrides { wg: 0, rows: 0, tile: 0, ..o };
-        layouts.insert((kernel, access, o.wg, o.rows, o.tile))
-            | flags.insert((kernel, access, flag))
+    let (mut layouts, mut combinations) = (BTreeSet::new(), BTreeSet::new());
+    let few = |(kernel, o): (Kernel, Overrides)| match o.activation {
+        0 | 1 => (kernel, o),
+        activation => (kernel, Overrides { activation, ..Overrides::default() }),
+    };
+    let mut is_news = |variant: &&Variant| {
+        let (kernel, access, layout) = layout(variant);
+        let layout = Overrides { wg: layout.wg.min(2), rows: layout.rows.min(2), ..layout };
+        layouts.insert((kernel, access, layout)) | combinations.insert(few(flags(variant)))
     };
     ALL.iter().filter(|variant| is_news(variant)).copied().collect()
 }

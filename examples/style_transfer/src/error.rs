@@ -1,6 +1,6 @@
 //! What can go wrong, one enum per phase, each saying what was found, what was expected, and the way out.
 
-use crate::net::{SMALLEST_SIDE, Size};
+use crate::net::Size;
 use crate::styles;
 
 /// A weights file that is none, or that does not fit the network.
@@ -32,11 +32,13 @@ pub enum WeightsError {
         /// The width, read from the first convolution.
         width: usize,
     },
-    /// The first convolution, from which the width is read, is no 9x9 convolution of three colours.
-    #[error("tensor `{tensor}` has shape {found:?}, expected [width, 3, 9, 9]")]
+    /// The first convolution, from which the width is read, is none of three colours, or its kernel has another side.
+    #[error("tensor `{tensor}` has shape {found:?}, expected [width, 3, {kernel}, {kernel}]")]
     Width {
         /// Its name.
         tensor: String,
+        /// The side its kernel should have.
+        kernel: usize,
         /// The shape in the file.
         found: Vec<usize>,
     },
@@ -72,8 +74,13 @@ pub enum PictureError {
     #[error("the file is cut off: it has no end of picture")]
     CutOff,
     /// Reflection padding needs more pixels.
-    #[error("{0} pixels are too few: each side needs at least {SMALLEST_SIDE}")]
-    TooSmall(Size),
+    #[error("{size} pixels are too few: each side needs at least {smallest}")]
+    TooSmall {
+        /// The picture's size.
+        size: Size,
+        /// The smallest side.
+        smallest: usize,
+    },
     /// The file name's ending names no format that can be written.
     #[error("unknown picture format {0:?}: the name must end in .png, .jpg or .jpeg")]
     UnknownFormat(String),
@@ -138,6 +145,15 @@ pub enum Error {
     /// The style's weights.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The weights of AdaIn's encoder.
+    #[error("the encoder: {0}")]
+    Encoder(#[source] WeightsError),
+    /// The weights of AdaIn's decoder.
+    #[error("the decoder: {0}")]
+    Decoder(#[source] WeightsError),
+    /// How much of a style to take must be between none and all of it.
+    #[error("alpha is {0}, expected 0 to 1")]
+    Alpha(f32),
     /// No embedded style has this name.
     #[error("unknown style `{0}`: the embedded ones are {known}; a file's name must end in .safetensors", known = styles::names())]
     UnknownStyle(String),

@@ -2,66 +2,94 @@
 
 use gemm::Parallelism;
 use rayon::prelude::*;
-use wgnorm::{Activation, Context, Epilogue, Mode, NormLayer, Tensor};
+use wgnorm::{Activation, Context, Extras, Mode, NormLayer, Tensor};
 
 use crate::error::Error;
-use crate::net::{Finish, Geometry, Size, TransformerNet};
+use crate::executor::size_of;
+use crate::net::{Finish, Geometry, Size, Stage, opens_block};
 use crate::norms::{Norm, norm_of};
-use crate::picture::Planes;
-use crate::stylizer::Progress;
 
 /// Values of the patch matrix that exist at a time (4 MiB): about what stays in a core's caches, and the reason why
 /// memory does not grow with the picture.
 const PATCH_VALUES: usize = 1 << 20;
 
-/// A network with its norms made on wgnorm's host context.
+/// A list of stages with their norms made on wgnorm's host context.
 pub(crate) struct HostNet {
     context: Context,
-    net: TransformerNet,
+    stages: Vec<Stage>,
     norms: Vec<Option<Norm>>,
 }
 
 impl HostNet {
-    pub fn new(context: &Context, net: &TransformerNet) -> Result<HostNet, Error> {
-        let norms =
-            net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
-        Ok(HostNet { context: context.clone(), net: net.clone(), norms })
+    pub fn new(context: &Context, stages: &[Stage]) -> Result<HostNet, Error> {
+        let norms = stages.iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
+        Ok(HostNet { context: context.clone(), stages: stages.to_vec(), norms })
     }
 
-    pub fn run(&self, input: &Planes, mut progress: impl FnMut(Progress)) -> Result<Planes, Error> {
-        let stages = self.net.stages();
-        let mut size = input.size;
-        let mut x = Tensor::from_slice([1, 3, size.height, size.width], &input.data)?;
+    /// How many stages there are.
+    pub fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// What the stages make of `input`, of shape `(1, C, H, W)`.
+    pub fn run(
+        &self,
+        input: Tensor<'_>,
+        mut finished: impl FnMut(usize, &'static str),
+    ) -> Result<Tensor<'static>, Error> {
+        let mut size = size_of(&input);
+        let mut x = input;
         let mut block_input = None;
-        for (index, (stage, norm)) in stages.iter().zip(&self.norms).enumerate() {
+        for (index, (stage, norm)) in self.stages.iter().zip(&self.norms).enumerate() {
             let values = x.as_slice().expect("the host context keeps tensors on the host");
-            let values = convolve(values, size, &stage.geometry, &stage.weight, &stage.bias);
+            let mut values = convolve(values, size, &stage.geometry, &stage.weight, &stage.bias);
             size = stage.geometry.output(size);
+            if stage.finish.has_plain_relu() {
+                values.iter_mut().for_each(|value| *value = value.max(0.0));
+            }
+            if stage.finish == Finish::ReluPool {
+                values = pool(&values, size);
+                size = Size::new(size.height / 2, size.width / 2);
+            }
             let shape = [1, stage.geometry.out_channels, size.height, size.width];
             let convolved = Tensor::from_vec(shape, values)?;
             let y = match norm {
                 None => convolved,
                 Some(norm) => {
-                    let epilogue = match stage.finish {
-                        Finish::NormAddBlockInput => Epilogue::new()
+                    let extras = match stage.finish {
+                        Finish::NormAddBlockInput => Extras::new()
                             .with_addend(block_input.as_ref().expect("a block was opened")),
-                        _ => Epilogue::new().with_activation(Activation::Relu),
+                        _ => Extras::new().with_activation(Activation::Relu),
                     };
-                    norm.forward_with(&self.context, &convolved, epilogue, Mode::Eval)?
+                    norm.forward_with(&self.context, &convolved, &extras, Mode::Eval)?
                 }
             };
             if stage.finish == Finish::NormAddBlockInput {
                 block_input = None;
             }
-            if self.net.opens_block(index) {
+            if opens_block(&self.stages, index) {
                 block_input = Some(x);
             }
             x = y;
-            progress(Progress { stage: stage.name, done: index + 1, total: stages.len() });
+            finished(index + 1, stage.name);
         }
-        let data = x.as_slice().expect("the host context keeps tensors on the host").to_vec();
-        Ok(Planes { size, data })
+        Ok(x.into_owned())
     }
+}
+
+/// Of each 2x2 elements of the planes of `size` the largest; a last odd row or column is left out.
+fn pool(x: &[f32], size: Size) -> Vec<f32> {
+    let (rows, columns) = (size.height / 2, size.width / 2);
+    let mut y = Vec::with_capacity(x.len() / size.area() * rows * columns);
+    for plane in x.chunks_exact(size.area()) {
+        for pair in plane.chunks_exact(2 * size.width) {
+            let (top, bottom) = pair.split_at(size.width);
+            let largest = |two: &[f32]| two[0].max(two[1]);
+            let squares = top.chunks_exact(2).zip(bottom.chunks_exact(2));
+            y.extend(squares.map(|(top, bottom)| largest(top).max(largest(bottom))));
+        }
+    }
+    y
 }
 
 /// Mirrors positions beside the edge of `n` elements; the edge itself is not repeated.
@@ -228,6 +256,14 @@ mod tests {
         let case = Case::new(geometry, Size::new(37, 41));
         let y = convolve(&case.x, case.size, &geometry, &case.weight, &case.bias);
         assert_close(&y, &textbook(&case), "strips");
+    }
+
+    #[test]
+    fn pooling_takes_the_largest_and_leaves_out_the_odd() {
+        let x: Vec<f32> = [1, 5, 9, 2, 3, 9, 9, 9, 9].map(|v| v as f32).into();
+        let two_planes = [x.clone(), x.iter().map(|v| -v).collect()].concat();
+        assert_eq!(pool(&two_planes, Size::new(3, 3)), [5.0, -1.0]);
+        assert_eq!(pool(&[1.0, 2.0, 3.0, 4.0, -1.0, 7.0, 0.0, 0.0], Size::new(2, 4)), [7.0, 4.0]);
     }
 
     #[test]

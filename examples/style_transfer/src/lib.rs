@@ -4,6 +4,8 @@
 //! are this crate's own kernels, each stage records one of them and then one fused normalization, and nothing is
 //! submitted in between. The same network runs on the host where there is no GPU.
 //!
+//! [`Stylizer::new`] takes a network that learned one style, [`Stylizer::adain`] takes the style of any picture.
+//!
 //! ```
 //! # pollster::block_on(async {
 //! use style_transfer::{PHOTOGRAPH, Picture, Style, Stylizer};
@@ -19,7 +21,9 @@
 //! ```
 #![warn(missing_docs)]
 
+mod adain;
 mod error;
+mod executor;
 mod gpu;
 mod host;
 mod net;
@@ -31,6 +35,7 @@ mod stylizer;
 mod testing;
 mod weights;
 
+pub use adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
 pub use error::{Error, GpuError, PictureError, WeightsError};
 pub use net::{Finish, Geometry, NormWeights, SMALLEST_SIDE, Size, Stage, TransformerNet};
 pub use picture::{Format, Picture, Planes};

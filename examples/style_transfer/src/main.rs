@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use style_transfer::{Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet};
+use style_transfer::{
+    AdaInNet, Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet,
+};
 use wgnorm::{Context, ContextOptions, Preference};
 
 /// Paints a photograph in a style, with a small convolutional network, on the GPU or on the host.
@@ -24,6 +26,8 @@ struct Options {
     /// An embedded style (see --list) or a file of weights that ends in .safetensors
     #[arg(long, value_name = "NAME|FILE", default_value = STYLES[0].name)]
     style: String,
+    #[command(flatten)]
+    adain: AdaInOptions,
     /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
@@ -34,6 +38,31 @@ struct Options {
     #[arg(long)]
     list: bool,
 }
+
+#[derive(clap::Args)]
+struct AdaInOptions {
+    /// Take the style from this picture instead (AdaIn; reduced to 512 pixels if it is larger)
+    #[arg(long, value_name = "PICTURE", conflicts_with = "style")]
+    adain: Option<PathBuf>,
+    /// How much of the picture's style to take, 0 to 1
+    #[arg(long, default_value_t = 1.0, requires = "adain", value_parser = parse_alpha)]
+    alpha: f32,
+    /// AdaIn's encoder; $WGNORM_STYLE_DIR/adain/encoder16x_relu4_1.safetensors if left out
+    #[arg(long, value_name = "FILE", requires = "adain")]
+    encoder: Option<PathBuf>,
+    /// AdaIn's decoder; $WGNORM_STYLE_DIR/adain/decoder16x_recon.safetensors if left out
+    #[arg(long, value_name = "FILE", requires = "adain")]
+    decoder: Option<PathBuf>,
+}
+
+fn parse_alpha(text: &str) -> Result<f32, String> {
+    let alpha = text.parse().map_err(|e| format!("{e}"))?;
+    if (0.0..=1.0).contains(&alpha) { Ok(alpha) } else { Err("expected 0 to 1".to_owned()) }
+}
+
+/// Longer side of a picture that a style is taken from, at most: larger ones cost time and hold brush strokes that the
+/// encoder is too short-sighted for.
+const STYLE_SIDE: u32 = 512;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Backend {
@@ -73,7 +102,7 @@ fn say(line: std::fmt::Arguments<'_>) {
 fn run(options: &Options) -> Result<(), Failure> {
     // All that can be wrong with the arguments comes before the work.
     let format = Format::of(&options.output).map_err(|e| failure(options.output.display(), &e))?;
-    let net = load_style(&options.style)?;
+    let style = load_style(options)?;
     let mut picture = load_picture(options.input.as_deref())?;
     let source = options.input.as_deref().unwrap_or(Path::new("embedded photograph")).display();
     if let Some(pixels) = options.size {
@@ -83,11 +112,10 @@ fn run(options: &Options) -> Result<(), Failure> {
 
     let context = open(options.backend)?;
     say(format_args!("back end  {context}")); // and why, if it is not what was hoped for
-    let (width, size) = (net.width(), picture.size());
-    say(format_args!("style     {}, width {width}; picture {size}", options.style));
+    say(format_args!("style     {}; picture {}", style.about, picture.size()));
     let began = Instant::now();
-    let made = pollster::block_on(Stylizer::new(&context, &net));
-    let mut stylizer = made.map_err(|e| failure(&options.style, &e))?;
+    let made = pollster::block_on(style.stylizer(&context));
+    let mut stylizer = made.map_err(|e| failure(&style.name, &e))?;
     let prepared = began.elapsed();
 
     let began = Instant::now();
@@ -115,14 +143,73 @@ fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Error> {
     painting
 }
 
+/// What to paint with.
+struct Chosen {
+    /// As the user named it.
+    name: String,
+    about: String,
+    method: Method,
+}
+
+enum Method {
+    Transformer(TransformerNet),
+    AdaIn { net: AdaInNet, style: Picture, alpha: f32 },
+}
+
+impl Chosen {
+    async fn stylizer(&self, context: &Context) -> Result<Stylizer, Error> {
+        match &self.method {
+            Method::Transformer(net) => Stylizer::new(context, net).await,
+            Method::AdaIn { net, style, alpha } => {
+                Stylizer::adain(context, net, style, *alpha).await
+            }
+        }
+    }
+}
+
+/// A picture's style, or that of a network.
+fn load_style(options: &Options) -> Result<Chosen, Failure> {
+    if let Some(path) = &options.adain.adain {
+        return load_adain(path, &options.adain);
+    }
+    let name = options.style.clone();
+    let net = load_net(&name)?;
+    let about = format!("{name}, width {}", net.width());
+    Ok(Chosen { name, about, method: Method::Transformer(net) })
+}
+
 /// An embedded style by name, anything that ends in .safetensors from a file.
-fn load_style(style: &str) -> Result<TransformerNet, Failure> {
+fn load_net(style: &str) -> Result<TransformerNet, Failure> {
     if !style.to_lowercase().ends_with(".safetensors") {
         let named = Style::named(style).map_err(|e| Failure(e.to_string()))?;
         return named.net().map_err(|e| failure(style, &e));
     }
     let bytes = std::fs::read(style).map_err(|e| failure(style, &e))?;
     TransformerNet::from_safetensors(&bytes).map_err(|e| failure(style, &e))
+}
+
+fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
+    let folder = std::env::var_os("WGNORM_STYLE_DIR").map(|dir| PathBuf::from(dir).join("adain"));
+    let weights = |given: &Option<PathBuf>, file: &str| {
+        let path = given.clone().or_else(|| Some(folder.as_ref()?.join(file)));
+        let missing = "--adain needs networks that are not embedded: give --encoder and --decoder, or set WGNORM_STYLE_DIR";
+        let path = path.ok_or_else(|| Failure(missing.to_owned()))?;
+        let bytes = std::fs::read(&path).map_err(|e| failure(path.display(), &e))?;
+        Ok((path, bytes))
+    };
+    let encoder = weights(&options.encoder, "encoder16x_relu4_1.safetensors")?;
+    let decoder = weights(&options.decoder, "decoder16x_recon.safetensors")?;
+    let net = AdaInNet::from_safetensors(&encoder.1, &decoder.1).map_err(|error| match &error {
+        Error::Decoder(_) => failure(decoder.0.display(), &error),
+        _ => failure(encoder.0.display(), &error),
+    })?;
+    let mut style = load_picture(Some(path))?;
+    if style.size().height.max(style.size().width) > STYLE_SIDE as usize {
+        style = style.resized(STYLE_SIDE);
+    }
+    let (name, alpha) = (path.display().to_string(), options.alpha);
+    let about = format!("{name} {} by AdaIn, alpha {alpha}, width {}", style.size(), net.width());
+    Ok(Chosen { name, about, method: Method::AdaIn { net, style, alpha } })
 }
 
 fn load_picture(path: Option<&Path>) -> Result<Picture, Failure> {

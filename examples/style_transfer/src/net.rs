@@ -1,5 +1,5 @@
-//! The network as data: sixteen stages, each a convolution and what follows it. Both executors walk this list, so the
-//! architecture is written down once.
+//! Networks as data: stages, each a convolution and what follows it. Both executors walk such lists, so that an
+//! architecture is written down once. The transformer net's is here, sixteen stages; AdaIn's two are in `adain.rs`.
 //!
 //! Johnson, Alahi, Fei-Fei 2016 (arXiv:1603.08155) with instance normalization (arXiv:1607.08022) and
 //! nearest-neighbour upsampling before the convolution instead of transposed convolutions.
@@ -40,7 +40,7 @@ pub struct Geometry {
     pub in_channels: usize,
     /// Channels written.
     pub out_channels: usize,
-    /// Side of the kernel: 3 or 9 in this network.
+    /// Side of the kernel: 1, 3 or 9 in these networks.
     pub kernel: usize,
     /// Distance of neighbouring outputs in the (upsampled) input.
     pub stride: usize,
@@ -79,8 +79,24 @@ pub enum Finish {
     NormRelu,
     /// Instance norm, plus the input of the residual block (the stage *before* this one read it); no activation.
     NormAddBlockInput,
-    /// Nothing: the last stage's output is the picture.
+    /// ReLU.
+    Relu,
+    /// ReLU, then of each 2x2 elements the largest; a last odd row or column is left out.
+    ReluPool,
+    /// Nothing.
     Nothing,
+}
+
+impl Finish {
+    /// Whether an instance norm follows.
+    pub fn has_norm(self) -> bool {
+        matches!(self, Finish::NormRelu | Finish::NormAddBlockInput)
+    }
+
+    /// Whether the convolution's output goes through ReLU directly.
+    pub fn has_plain_relu(self) -> bool {
+        matches!(self, Finish::Relu | Finish::ReluPool)
+    }
 }
 
 /// Scale and shift of an instance norm, one value per channel.
@@ -92,10 +108,10 @@ pub struct NormWeights {
     pub bias: Vec<f32>,
 }
 
-/// One stage: a convolution, and a norm unless it is the last.
+/// One stage: a convolution and what follows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
-    /// The convolution's name in the weights file, without `.conv2d.weight`.
+    /// The convolution's name in the weights file, without `.conv2d.weight` or `.weight`.
     pub name: &'static str,
     /// Shape of the convolution.
     pub geometry: Geometry,
@@ -103,10 +119,31 @@ pub struct Stage {
     pub weight: Vec<f32>,
     /// One value per output channel.
     pub bias: Vec<f32>,
-    /// The norm's parameters; `None` exactly where `finish` is [`Finish::Nothing`].
+    /// The norm's parameters, exactly where `finish` has a norm.
     pub norm: Option<NormWeights>,
     /// What follows the convolution.
     pub finish: Finish,
+}
+
+impl Stage {
+    /// The size that comes out for an input of `size`.
+    pub fn output(&self, size: Size) -> Size {
+        let convolved = self.geometry.output(size);
+        match self.finish {
+            Finish::ReluPool => Size::new(convolved.height / 2, convolved.width / 2),
+            _ => convolved,
+        }
+    }
+}
+
+/// What comes out of a list of stages for an input of `size`.
+pub(crate) fn output(stages: &[Stage], size: Size) -> Size {
+    stages.iter().fold(size, |size, stage| stage.output(size))
+}
+
+/// Whether stage `index` reads what a later stage adds again.
+pub(crate) fn opens_block(stages: &[Stage], index: usize) -> bool {
+    stages.get(index + 1).is_some_and(|next| next.finish == Finish::NormAddBlockInput)
 }
 
 /// A line of the architecture: names, channels as multiples of the width (0 stands for the three colours), shape.
@@ -133,7 +170,7 @@ impl Line {
     }
 }
 
-const fn line(
+pub(crate) const fn line(
     (conv, norm): (&'static str, &'static str),
     channels: (usize, usize),
     (kernel, stride, upsample): (usize, usize, usize),
@@ -187,14 +224,9 @@ impl TransformerNet {
         &self.stages
     }
 
-    /// Whether stage `index` reads what a later stage adds again.
-    pub(crate) fn opens_block(&self, index: usize) -> bool {
-        self.stages.get(index + 1).is_some_and(|next| next.finish == Finish::NormAddBlockInput)
-    }
-
     /// What comes out for a picture of `size`: each side rounded up to a multiple of four.
     pub fn output(&self, size: Size) -> Size {
-        self.stages.iter().fold(size, |size, stage| stage.geometry.output(size))
+        output(&self.stages, size)
     }
 }
 

@@ -8,7 +8,7 @@ use image::{
 };
 
 use crate::error::PictureError;
-use crate::net::{SMALLEST_SIDE, Size};
+use crate::net::Size;
 
 /// The longest side that is decoded: beyond what cameras make, small enough that no header can exhaust memory.
 const LONGEST_SIDE: u32 = 32_768;
@@ -105,16 +105,10 @@ impl Picture {
     }
 
     /// The network's input.
-    ///
-    /// # Errors
-    /// [`PictureError::TooSmall`] if a side is below [`SMALLEST_SIDE`].
-    pub fn to_planes(&self) -> Result<Planes, PictureError> {
-        let size = self.size();
-        if size.height.min(size.width) < SMALLEST_SIDE {
-            return Err(PictureError::TooSmall(size));
-        }
+    pub fn to_planes(&self) -> Planes {
         let plane = |colour: usize| self.pixels.pixels().map(move |pixel| f32::from(pixel[colour]));
-        Ok(Planes { size, data: plane(0).chain(plane(1)).chain(plane(2)).collect() })
+        let data = plane(0).chain(plane(1)).chain(plane(2)).collect();
+        Planes { size: self.size(), data }
     }
 
     /// The network's output as a picture: the top left `size` of the planes, clamped to 0..255 and rounded half to
@@ -192,7 +186,7 @@ mod tests {
     #[test]
     fn planes_and_back_is_the_same_picture() {
         let picture = picture(6, 5);
-        let planes = picture.to_planes().unwrap();
+        let planes = picture.to_planes();
         assert_eq!(planes.data[..6], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!(planes.data[30 + 6], 1.0, "second plane, second row");
         assert_eq!(Picture::from_planes(&planes, planes.size), picture);
@@ -213,13 +207,6 @@ mod tests {
         assert_eq!(picture(40, 20).resized(10).size(), Size::new(5, 10));
         assert_eq!(picture(20, 40).resized(80).size(), Size::new(80, 40));
         assert_eq!(picture(100, 1).resized(10).size(), Size::new(1, 10));
-    }
-
-    #[test]
-    fn a_side_of_four_pixels_is_refused_with_the_smallest_that_works() {
-        assert!(picture(5, 5).to_planes().is_ok());
-        let message = picture(100, 4).to_planes().unwrap_err().to_string();
-        assert_eq!(message, "100x4 pixels are too few: each side needs at least 5");
     }
 
     #[test]

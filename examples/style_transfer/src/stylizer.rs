@@ -1,12 +1,12 @@
-//! The one type an application meets: a network on a context, run on picture after picture.
+//! The one type an application meets: a style on a context, run on picture after picture.
 
-use wgnorm::{Backend, Context};
+use wgnorm::{Context, Tensor};
 
-use crate::error::Error;
-use crate::error::PictureError;
-use crate::gpu::GpuNet;
-use crate::host::HostNet;
-use crate::net::{SMALLEST_SIDE, TransformerNet};
+use crate::adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
+use crate::error::{Error, PictureError};
+use crate::executor::{Executor, size_of};
+use crate::net::{SMALLEST_SIDE, Size, TransformerNet};
+use crate::norms::StyleNorm;
 use crate::picture::{Picture, Planes};
 
 /// How far a picture is.
@@ -23,50 +23,225 @@ pub struct Progress {
 /// A style, ready to run. Expensive to make (weights are uploaded, kernels compiled), cheap to use again, the more so
 /// with pictures of one size, whose buffers are kept.
 pub struct Stylizer {
-    executor: Executor,
+    method: Method,
 }
 
-enum Executor {
-    Host(HostNet),
-    Gpu(Box<GpuNet>),
+enum Method {
+    /// A network that knows one style.
+    Transformer(Executor),
+    /// Networks that know none, and one style's statistics.
+    AdaIn(Box<AdaInParts>),
+}
+
+struct AdaInParts {
+    encoder: Executor,
+    norm: StyleNorm,
+    decoder: Executor,
 }
 
 impl Stylizer {
     /// Prepares `net` on the back end that `context` stands for.
     pub async fn new(context: &Context, net: &TransformerNet) -> Result<Stylizer, Error> {
-        let executor = match context.backend() {
-            Backend::Host => Executor::Host(HostNet::new(context, net)?),
-            Backend::Gpu => Executor::Gpu(Box::new(GpuNet::new(context, net).await?)),
-        };
-        Ok(Stylizer { executor })
+        let executor = Executor::new(context, net.stages()).await?;
+        Ok(Stylizer { method: Method::Transformer(executor) })
     }
 
-    /// Paints a picture; it comes back in its own size.
+    /// Prepares AdaIn towards the style of a picture, which it looks at once. `alpha` is how much of the style to take:
+    /// 1 is all of it, 0 leaves the content's own features.
+    ///
+    /// # Errors
+    /// [`Error::Alpha`] if `alpha` is not within 0..=1; [`PictureError::TooSmall`] for a style below
+    /// [`ADAIN_SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] for one that exceeds the device's limits.
+    pub async fn adain(
+        context: &Context,
+        net: &AdaInNet,
+        style: &Picture,
+        alpha: f32,
+    ) -> Result<Stylizer, Error> {
+        if !(0.0..=1.0).contains(&alpha) {
+            return Err(Error::Alpha(alpha));
+        }
+        check_side(style.size(), ADAIN_SMALLEST_SIDE)?;
+        let mut encoder = Executor::new(context, net.encoder()).await?;
+        let features =
+            encoder.run(unit_tensor(&style.to_planes(), style.size())?, |_, _| {}).await?;
+        let norm = StyleNorm::new(context, &features, alpha).await?;
+        let decoder = Executor::new(context, net.decoder()).await?;
+        let parts = Box::new(AdaInParts { encoder, norm, decoder });
+        Ok(Stylizer { method: Method::AdaIn(parts) })
+    }
+
+    /// Paints a picture. It comes back in its own size; with AdaIn, sides are cut to multiples of eight, right and
+    /// bottom.
     pub async fn stylize(
         &mut self,
         picture: &Picture,
         progress: impl FnMut(Progress),
     ) -> Result<Picture, Error> {
-        let output = self.run(&picture.to_planes()?, progress).await?;
-        Ok(Picture::from_planes(&output, picture.size()))
+        let output = self.run(&picture.to_planes(), progress).await?;
+        let (from, to) = (picture.size(), output.size);
+        let size = Size::new(from.height.min(to.height), from.width.min(to.width));
+        Ok(Picture::from_planes(&output, size))
     }
 
-    /// The network alone: its raw output, sides rounded up to multiples of four, values neither clamped nor rounded.
+    /// The networks alone: their raw output, values neither clamped nor rounded; a transformer net's sides are rounded
+    /// up to multiples of four, AdaIn's down to multiples of eight.
     ///
     /// # Errors
-    /// [`PictureError::TooSmall`] below [`SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] before anything runs if an
-    /// activation exceeds the device's limits.
+    /// [`PictureError::TooSmall`] below [`SMALLEST_SIDE`], with AdaIn below [`ADAIN_SMALLEST_SIDE`];
+    /// [`crate::GpuError::TooLarge`] before anything runs if an activation exceeds the device's limits.
     pub async fn run(
         &mut self,
         input: &Planes,
-        progress: impl FnMut(Progress),
+        mut progress: impl FnMut(Progress),
     ) -> Result<Planes, Error> {
-        if input.size.height.min(input.size.width) < SMALLEST_SIDE {
-            return Err(PictureError::TooSmall(input.size).into());
+        match &mut self.method {
+            Method::Transformer(net) => {
+                check_side(input.size, SMALLEST_SIDE)?;
+                let total = net.stages();
+                let finished = |done, stage| progress(Progress { stage, done, total });
+                let shape = [1, 3, input.size.height, input.size.width];
+                let output = net.run(Tensor::from_slice(shape, &input.data)?, finished).await?;
+                Ok(Planes { size: size_of(&output), data: output.to_vec().await? })
+            }
+            Method::AdaIn(parts) => {
+                check_side(input.size, ADAIN_SMALLEST_SIDE)?;
+                let AdaInParts { encoder, norm, decoder } = &mut **parts;
+                let encoded = encoder.stages() + 1;
+                let total = encoded + decoder.stages();
+                let mut finished = |done, stage| progress(Progress { stage, done, total });
+                let x = unit_tensor(input, AdaInNet::output(input.size))?;
+                let features = encoder.run(x, &mut finished).await?;
+                let styled = norm.forward(&features).await?;
+                finished(encoded, "adain");
+                let later = |done, stage| finished(encoded + done, stage);
+                let output = decoder.run(styled, later).await?;
+                let data = output.to_vec().await?.iter().map(|value| 255.0 * value).collect();
+                Ok(Planes { size: size_of(&output), data })
+            }
         }
-        match &mut self.executor {
-            Executor::Host(net) => net.run(input, progress),
-            Executor::Gpu(net) => net.run(input, progress).await,
+    }
+}
+
+fn check_side(size: Size, smallest: usize) -> Result<(), PictureError> {
+    if size.height.min(size.width) < smallest {
+        return Err(PictureError::TooSmall { size, smallest });
+    }
+    Ok(())
+}
+
+/// The top left `size` of the planes, with values in 0..1 as AdaIn's networks take them.
+fn unit_tensor(planes: &Planes, size: Size) -> Result<Tensor<'static>, Error> {
+    let rows = planes.data.chunks_exact(planes.size.width).enumerate();
+    let kept = rows.filter(|(row, _)| row % planes.size.height < size.height);
+    let values = kept.flat_map(|(_, row)| row[..size.width].iter().map(|value| value / 255.0));
+    Ok(Tensor::from_vec([1, 3, size.height, size.width], values.collect())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::styles::STYLES;
+    use crate::testing::{adain_net, gpu};
+
+    #[test]
+    fn a_side_of_four_pixels_is_refused_with_the_smallest_that_works() {
+        let net = STYLES[0].net().unwrap();
+        let run = |width, height| {
+            let input =
+                Planes { size: Size::new(height, width), data: vec![0.0; 3 * width * height] };
+            pollster::block_on(async {
+                Stylizer::new(&Context::host(), &net).await?.run(&input, |_| {}).await
+            })
+        };
+        assert!(run(5, 5).is_ok());
+        let message = run(100, 4).unwrap_err().to_string();
+        assert_eq!(message, "100x4 pixels are too few: each side needs at least 5");
+    }
+
+    #[test]
+    fn the_top_left_is_kept_of_every_plane() {
+        let size = Size::new(2, 3);
+        let planes = Planes { size, data: (0..18).map(|i| 255.0 * i as f32).collect() };
+        let kept = unit_tensor(&planes, Size::new(1, 2)).unwrap();
+        assert_eq!(kept.as_slice().unwrap(), [0.0, 1.0, 6.0, 7.0, 12.0, 13.0]);
+    }
+
+    /// Waves of a few pixels' length: something to normalize in every channel.
+    fn waves(width: usize, height: usize, length: f32) -> Picture {
+        let size = Size::new(height, width);
+        let value = |i: usize| {
+            let (colour, y, x) = (i / size.area(), i / width % height, i % width);
+            128.0 + 100.0 * ((x + 2 * y) as f32 / length + colour as f32).sin()
+        };
+        let data = (0..3 * size.area()).map(value).collect();
+        Picture::from_planes(&Planes { size, data }, size)
+    }
+
+    fn adain(context: &Context, picture: &Picture, alpha: f32) -> Result<Planes, Error> {
+        towards(&waves(29, 18, 2.0), context, picture, alpha)
+    }
+
+    fn towards(
+        style: &Picture,
+        context: &Context,
+        picture: &Picture,
+        alpha: f32,
+    ) -> Result<Planes, Error> {
+        pollster::block_on(async {
+            let mut stylizer = Stylizer::adain(context, &adain_net(8), style, alpha).await?;
+            stylizer.run(&picture.to_planes(), |_| {}).await
+        })
+    }
+
+    fn largest_difference(a: &Planes, b: &Planes) -> f32 {
+        assert_eq!(a.size, b.size);
+        a.data.iter().zip(&b.data).fold(0.0, |worst, (a, b)| worst.max((a - b).abs()))
+    }
+
+    #[test]
+    fn adain_is_the_same_on_both_back_ends() {
+        let Some(context) = gpu() else { return };
+        let picture = waves(47, 35, 5.0);
+        let host = adain(&Context::host(), &picture, 0.7).unwrap();
+        assert_eq!(host.size, Size::new(32, 40));
+        let spread = largest_difference(
+            &host,
+            &Planes { size: host.size, data: vec![0.0; host.data.len()] },
+        );
+        let difference = largest_difference(&adain(&context, &picture, 0.7).unwrap(), &host);
+        assert!(spread > 10.0 && difference < 1e-4 * spread, "{difference} of {spread}");
+    }
+
+    #[test]
+    fn without_any_style_the_decoder_gets_the_contents_own_features() {
+        let (context, picture, net) = (Context::host(), waves(32, 24, 5.0), adain_net(8));
+        let expected = pollster::block_on(async {
+            let mut encoder = Executor::new(&context, net.encoder()).await?;
+            let mut decoder = Executor::new(&context, net.decoder()).await?;
+            let x = unit_tensor(&picture.to_planes(), picture.size())?;
+            let features = encoder.run(x, |_, _| {}).await?;
+            Ok::<_, Error>(decoder.run(features, |_, _| {}).await?.to_vec().await?)
+        });
+        let data = expected.unwrap().iter().map(|value| 255.0 * value).collect();
+        let expected = Planes { size: picture.size(), data };
+        let none = adain(&context, &picture, 0.0).unwrap();
+        assert!(largest_difference(&none, &expected) < 0.01);
+        let half = adain(&context, &picture, 0.5).unwrap();
+        assert!(largest_difference(&half, &expected) > 1.0);
+    }
+
+    #[test]
+    fn an_alpha_that_is_no_share_and_sides_that_are_too_small_are_refused() {
+        for alpha in [-0.1, 1.1, f32::NAN] {
+            let error = adain(&Context::host(), &waves(16, 16, 3.0), alpha).unwrap_err();
+            assert!(matches!(error, Error::Alpha(_)), "{error}");
         }
+        assert!(adain(&Context::host(), &waves(16, 16, 3.0), 1.0).is_ok());
+        let message = adain(&Context::host(), &waves(15, 100, 3.0), 1.0).unwrap_err().to_string();
+        assert_eq!(message, "15x100 pixels are too few: each side needs at least 16");
+        let (picture, style) = (waves(16, 16, 3.0), waves(100, 15, 3.0));
+        let message = towards(&style, &Context::host(), &picture, 1.0).unwrap_err().to_string();
+        assert_eq!(message, "100x15 pixels are too few: each side needs at least 16");
     }
 }

@@ -1,6 +1,10 @@
-//! For tests of both executors: a convolution written as the textbook has it, in f64, sharing nothing with either.
+//! For tests of both executors: a convolution written as the textbook has it, in f64, sharing nothing with either; and
+//! networks that need no file.
 
-use crate::net::{Geometry, Size};
+use wgnorm::{Context, ContextOptions, Preference};
+
+use crate::adain::{AdaInNet, DECODER, ENCODER};
+use crate::net::{Finish, Geometry, Line, Size, Stage};
 
 const fn geometry(
     channels: (usize, usize),
@@ -12,7 +16,7 @@ const fn geometry(
 }
 
 /// Odd sizes, the smallest that can be reflected, channel counts beside every tile, every shape the network has.
-pub(crate) const CONVOLUTIONS: [(Geometry, Size); 12] = [
+pub(crate) const CONVOLUTIONS: [(Geometry, Size); 14] = [
     (geometry((3, 8), 9, 1, 1), Size { height: 5, width: 5 }),
     (geometry((3, 5), 9, 1, 1), Size { height: 17, width: 23 }),
     (geometry((8, 12), 3, 2, 1), Size { height: 13, width: 9 }),
@@ -25,6 +29,8 @@ pub(crate) const CONVOLUTIONS: [(Geometry, Size); 12] = [
     (geometry((20, 70), 3, 1, 1), Size { height: 12, width: 11 }),
     (geometry((3, 130), 3, 1, 1), Size { height: 10, width: 13 }),
     (geometry((1, 1), 3, 2, 2), Size { height: 6, width: 5 }),
+    (geometry((3, 3), 1, 1, 1), Size { height: 1, width: 1 }),
+    (geometry((3, 3), 1, 1, 1), Size { height: 11, width: 13 }),
 ];
 
 pub(crate) struct Case {
@@ -53,6 +59,26 @@ impl Case {
         let bias = values(geometry.out_channels);
         Case { geometry, size, x, weight, bias }
     }
+}
+
+impl Case {
+    /// As a stage of a network.
+    pub fn stage(&self, finish: Finish) -> Stage {
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        Stage { name: "test", geometry: self.geometry, weight, bias, norm: None, finish }
+    }
+}
+
+/// AdaIn with weights of no meaning, small enough that activations keep their order of magnitude.
+pub(crate) fn adain_net(width: usize) -> AdaInNet {
+    let stage = |line: &Line| {
+        let case = Case::new(line.geometry(width), Size::new(1, 1));
+        let scale = (6.0 / case.geometry.depth() as f32).sqrt();
+        let weight = case.weight.iter().map(|value| value * scale).collect();
+        Stage { name: line.conv, weight, ..case.stage(line.finish) }
+    };
+    let (encoder, decoder) = (ENCODER.iter().map(stage), DECODER.iter().map(stage));
+    AdaInNet { width, encoder: encoder.collect(), decoder: decoder.collect() }
 }
 
 /// Upsamples, pads and convolves in three separate steps.
@@ -107,6 +133,59 @@ pub(crate) fn assert_close(y: &[f32], expected: &[f64], what: &str) {
         let error = (f64::from(y) - expected).abs();
         assert!(error < 1e-3, "{what}: element {index} is {y}, expected {expected}");
     }
+}
+
+/// Any adapter, software included; `None`, loudly, where there is none.
+pub(crate) fn gpu() -> Option<Context> {
+    let options =
+        ContextOptions { preference: Preference::Gpu, allow_software: true, ..Default::default() };
+    match Context::open_with_blocking(&options) {
+        Ok(context) => Some(context),
+        Err(error) => {
+            let required = std::env::var_os("WGNORM_REQUIRE_GPU").is_some_and(|v| v == "1");
+            assert!(!required, "WGNORM_REQUIRE_GPU is set, but {error}");
+            println!("SKIPPED: no adapter: {error}");
+            None
+        }
+    }
+}
+
+/// A compute shader with these constants is parsed, validated, specialized, and translated to what each platform
+/// compiles.
+pub(crate) fn assert_translates(source: &str, constants: &[(&str, f64)]) {
+    use naga::back::{glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
+    use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+    let parsed = naga::front::wgsl::parse_str(source)
+        .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
+    // No capabilities: what WebGPU promises everywhere.
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info =
+        validator.validate(&parsed).unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
+    let constants = constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, "main"));
+    let (module, info) =
+        process_overrides(&parsed, &info, entry, &constants).expect("the overrides exist");
+
+    spv::write_vec(&module, &info, &spv::Options::default(), None).expect("SPIR-V");
+    let pipeline = msl::PipelineOptions::default();
+    msl::write_string(&module, &info, &msl::Options::default(), &pipeline).expect("MSL");
+    let (options, pipeline) = (hlsl::Options::default(), hlsl::PipelineOptions::default());
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).expect("HLSL");
+    let version = glsl::Version::Embedded { version: 310, is_webgl: false };
+    let options = glsl::Options { version, ..Default::default() };
+    let pipeline = glsl::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: "main".to_owned(),
+        multiview: None,
+    };
+    let bounds = naga::proc::BoundsCheckPolicies::default();
+    let mut text = String::new();
+    glsl::Writer::new(&mut text, &module, &info, &options, &pipeline, bounds)
+        .expect("GLSL")
+        .write()
+        .expect("GLSL");
 }
 
 #[test]

@@ -210,6 +210,16 @@ fn a_picture_that_is_too_small_names_the_smallest_size() {
     assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
 }
 
+/// Zeros in a safetensors file.
+fn zeros(shapes: Vec<(String, Vec<usize>)>) -> Vec<u8> {
+    let zeros = vec![0; 4 * 1000];
+    let view = |(name, shape): (String, Vec<usize>)| {
+        let bytes = 4 * shape.iter().product::<usize>();
+        (name, TensorView::new(Dtype::F32, shape, &zeros[..bytes]).unwrap())
+    };
+    safetensors::serialize(shapes.into_iter().map(view), None).unwrap()
+}
+
 /// A style of width 1 whose tensor `name` has `shape` instead of its own.
 fn weights(name: &str, shape: &[usize]) -> Vec<u8> {
     let net = [("conv1", "in1", 3, 1, 9), ("conv2", "in2", 1, 2, 3), ("conv3", "in3", 2, 4, 3)];
@@ -234,12 +244,105 @@ fn weights(name: &str, shape: &[usize]) -> Vec<u8> {
             tensor.1 = shape.to_vec();
         }
     }
-    let zeros = vec![0; 4 * 1000];
-    let view = |(name, shape): (String, Vec<usize>)| {
-        let bytes = 4 * shape.iter().product::<usize>();
-        (name, TensorView::new(Dtype::F32, shape, &zeros[..bytes]).unwrap())
-    };
-    safetensors::serialize(shapes.into_iter().map(view), None).unwrap()
+    zeros(shapes)
+}
+
+/// AdaIn's encoder or decoder of width 1: names, channels read and written.
+fn adain_weights(lines: &[(&str, usize, usize)]) -> Vec<u8> {
+    let shapes = lines.iter().flat_map(|&(conv, i, o)| {
+        let kernel = if conv == "conv0" { 1 } else { 3 };
+        let weight = (format!("{conv}.weight"), vec![o, i, kernel, kernel]);
+        [weight, (format!("{conv}.bias"), vec![o])]
+    });
+    zeros(shapes.collect())
+}
+
+const ENCODER: [(&str, usize, usize); 10] = [
+    ("conv0", 3, 3),
+    ("conv11", 3, 1),
+    ("conv12", 1, 1),
+    ("conv21", 1, 2),
+    ("conv22", 2, 2),
+    ("conv31", 2, 4),
+    ("conv32", 4, 4),
+    ("conv33", 4, 4),
+    ("conv34", 4, 4),
+    ("conv41", 4, 8),
+];
+const DECODER: [(&str, usize, usize); 9] = [
+    ("conv41", 8, 4),
+    ("conv34", 4, 4),
+    ("conv33", 4, 4),
+    ("conv32", 4, 4),
+    ("conv31", 4, 2),
+    ("conv22", 2, 2),
+    ("conv21", 2, 1),
+    ("conv12", 1, 1),
+    ("conv11", 1, 3),
+];
+
+/// The options of AdaIn with networks and pictures that lie in the folder.
+const ADAIN: [&str; 12] = [
+    "in.png",
+    "out.png",
+    "--adain",
+    "style.png",
+    "--alpha",
+    "0.5",
+    "--encoder",
+    "encoder.safetensors",
+    "--decoder",
+    "decoder.safetensors",
+    "--backend",
+    "host",
+];
+
+fn adain_folder() -> TempDir {
+    let folder = folder();
+    let write = |name: &str, bytes| std::fs::write(folder.path().join(name), bytes).unwrap();
+    write("encoder.safetensors", adain_weights(&ENCODER));
+    write("decoder.safetensors", adain_weights(&DECODER));
+    save(&folder, "in.png", &photograph());
+    save(&folder, "style.png", &photograph().resize_exact(1024, 40, image::imageops::Nearest));
+    folder
+}
+
+#[test]
+fn a_picture_is_a_style() {
+    let folder = adain_folder();
+    let result = run(folder.path(), &ADAIN);
+    assert!(result.status.success(), "{}", stderr(&result));
+    let picture = image::open(folder.path().join("out.png")).unwrap().into_rgb8();
+    assert_eq!((picture.width(), picture.height()), (24, 16), "cut to multiples of eight");
+    assert!(picture.pixels().all(|pixel| pixel.0 == [0, 0, 0]), "weights of zero paint black");
+    let said = String::from_utf8_lossy(&result.stdout).into_owned();
+    let expected = "style.png 512x20 by AdaIn, alpha 0.5, width 1; picture 30x20";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn adain_needs_its_networks_and_names_the_one_that_does_not_fit() {
+    let folder = adain_folder();
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(folder.path()).args(["in.png", "out.png", "--adain", "style.png"]);
+    let result = command.env_remove("WGNORM_STYLE_DIR").output().expect("the program starts");
+    assert_eq!(result.status.code(), Some(1));
+    assert!(stderr(&result).contains("give --encoder and --decoder, or set WGNORM_STYLE_DIR"));
+
+    let result = command.env("WGNORM_STYLE_DIR", "nowhere").output().expect("the program starts");
+    assert_eq!(result.status.code(), Some(1));
+    let expected = Path::new("nowhere").join("adain").join("encoder16x_relu4_1.safetensors");
+    assert!(stderr(&result).contains(&expected.display().to_string()), "{}", stderr(&result));
+
+    let wrong = ADAIN.map(|option| match option {
+        "decoder.safetensors" => "encoder.safetensors",
+        other => other,
+    });
+    let message = refused(folder.path(), &wrong);
+    for expected in ["encoder.safetensors: the decoder: tensor `conv41.weight`", "[8, 4, 3, 3]"] {
+        assert!(message.contains(expected), "{expected:?} is not in {message}");
+    }
+    assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
 }
 
 #[test]
@@ -338,7 +441,17 @@ fn asking_for_a_gpu_where_there_is_none_is_an_error_and_auto_takes_the_host() {
 
 #[test]
 fn wrong_options_are_usage_errors() {
-    for arguments in [["--size", "0"], ["--backend", "abacus"], ["--sise", "9"]] {
-        assert_eq!(run(folder().path(), &arguments).status.code(), Some(2), "{arguments:?}");
+    let wrong: [&[&str]; 8] = [
+        &["--size", "0"],
+        &["--backend", "abacus"],
+        &["--sise", "9"],
+        &["--alpha", "0.5"],
+        &["--encoder", "e.safetensors"],
+        &["--adain", "style.png", "--style", "ink"],
+        &["--adain", "style.png", "--alpha", "1.5"],
+        &["--adain", "style.png", "--alpha", "much"],
+    ];
+    for arguments in wrong {
+        assert_eq!(run(folder().path(), arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

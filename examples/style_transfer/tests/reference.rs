@@ -4,21 +4,16 @@
 //! (`nets`, `own`, `images`, `reference`, as the README describes). `WGNORM_REQUIRE_GPU=1` makes a missing adapter
 //! a failure.
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use common::{Errors, MAX_ERROR, compare_window, devices, half_f16_step, passed, summarize};
 use libtest_mimic::{Arguments, Failed, Trial};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use style_transfer::{Picture, Planes, STYLES, Size, Stylizer, TransformerNet};
-use wgnorm::{Context, ContextOptions, Preference};
-
-/// Of 255. PyTorch's own f32 differs from its f64 by up to 0.019; a right f32 implementation stays within these.
-const MAX_ERROR: f64 = 0.1;
-const MEAN_ERROR: f64 = 0.005;
-
-/// For the last line of each device: how many outputs passed, and their largest errors.
-static WORST: Mutex<BTreeMap<&str, (usize, Errors)>> = Mutex::new(BTreeMap::new());
+use wgnorm::Context;
 
 /// One network, one picture, and what PyTorch makes of them.
 #[derive(Clone)]
@@ -50,43 +45,21 @@ fn main() {
             trials.push(Trial::test(reason, || Ok(())).with_ignored_flag(true));
         }
     }
-    add(&mut trials, "host", &Context::host(), &cases);
-    let options = ContextOptions {
-        preference: Preference::Gpu,
-        allow_software: true,
-        ..ContextOptions::default()
-    };
-    match Context::open_with_blocking(&options) {
-        Ok(context) => {
-            println!("gpu is {context}");
-            let swiftshader = context.to_string().contains("SwiftShader");
-            if swiftshader {
-                println!(
-                    "SKIPPED on SwiftShader, which is slow: only the embedded styles and width 8, on 128x128 and less"
-                );
-                cases.retain(|case| {
-                    let small = case.image.to_string_lossy().contains("flower");
-                    let own = STYLES.iter().any(|style| case.name.starts_with(style.name));
-                    small && (own || case.name.contains("nc8"))
-                });
-            }
-            add(&mut trials, "gpu", &context, &cases);
+    for (device, context) in devices(&mut trials) {
+        if context.to_string().contains("SwiftShader") {
+            println!(
+                "SKIPPED on SwiftShader, which is slow: only the embedded styles and width 8, on 128x128 and less"
+            );
+            cases.retain(|case| {
+                let small = case.image.to_string_lossy().contains("flower");
+                let own = STYLES.iter().any(|style| case.name.starts_with(style.name));
+                small && (own || case.name.contains("nc8"))
+            });
         }
-        Err(error) if std::env::var_os("WGNORM_REQUIRE_GPU").is_some_and(|v| v == "1") => {
-            trials.push(Trial::test("gpu/adapter", move || Err(error.into())));
-        }
-        Err(error) => {
-            println!("SKIPPED: no GPU ({error}): networks are tested on the host only");
-            let reason = "gpu/networks (ignored: no adapter)";
-            trials.push(Trial::test(reason, || Ok(())).with_ignored_flag(true));
-        }
+        add(&mut trials, device, &context, &cases);
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    for (device, (outputs, worst)) in
-        WORST.lock().expect("no test panics while it holds this").iter()
-    {
-        println!("{device}: {outputs} outputs, worst {worst} of 255");
-    }
+    summarize();
     conclusion.exit();
 }
 
@@ -95,12 +68,7 @@ fn add(trials: &mut Vec<Trial>, device: &'static str, context: &Context, cases: 
         let (case, context) = (Arc::new(case.clone()), context.clone());
         let name = format!("{device}/{}", case.name);
         trials.push(Trial::test(name, move || {
-            let output = run(&context, &case)?;
-            let errors = compare(&output, &case.reference)?;
-            let mut worst = WORST.lock().expect("no test panics while it holds this");
-            let (outputs, worst) = worst.entry(device).or_default();
-            *outputs += 1;
-            *worst = Errors { max: worst.max.max(errors.max), mean: worst.mean.max(errors.mean) };
+            passed(device, compare(&run(&context, &case)?, &case.reference)?);
             Ok(())
         }));
     }
@@ -183,25 +151,12 @@ fn run(context: &Context, case: &Case) -> Result<Planes, Failed> {
     let mut stages = 0;
     let output = pollster::block_on(async {
         let mut stylizer = Stylizer::new(context, &net).await?;
-        stylizer.run(&picture.to_planes()?, |progress| stages = progress.done).await
+        stylizer.run(&picture.to_planes(), |progress| stages = progress.done).await
     })?;
     if stages != net.stages().len() {
         return Err(format!("progress ended at stage {stages} of {}", net.stages().len()).into());
     }
     Ok(output)
-}
-
-/// The largest and the mean error of a comparison.
-#[derive(Clone, Copy, Default)]
-struct Errors {
-    max: f64,
-    mean: f64,
-}
-
-impl std::fmt::Display for Errors {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "max {:.5}, mean {:.6}", self.max, self.mean)
-    }
 }
 
 /// Compares with every tensor of pixels in the reference file.
@@ -222,68 +177,18 @@ fn compare(output: &Planes, reference: &Path) -> Result<Errors, Failed> {
     if file.tensor("output").is_ok() {
         windows.push(("output", 0, 0));
     }
-    let mut worst = Errors { max: 0.0, mean: 0.0 };
+    let mut worst = Errors::default();
     for (name, top, left) in windows {
-        let errors = compare_window(output, &file.tensor(name)?, (top, left), |_| 0.0)?;
-        if errors.max > MAX_ERROR || errors.mean > MEAN_ERROR {
-            return Err(format!("{name}: {errors}, allowed {MAX_ERROR} and {MEAN_ERROR}").into());
-        }
-        worst = Errors { max: worst.max.max(errors.max), mean: worst.mean.max(errors.mean) };
+        let errors = compare_window(output, &file.tensor(name)?, 1.0, (top, left), |_| 0.0)?;
+        worst = worst.max(errors.check(name)?);
     }
-    // An f16 has 11 bits: rounding to it moves a value by at most half a step.
-    let half_step =
-        |value: f64| value.abs().max(2f64.powi(-14)).log2().floor().exp2() / 1024.0 / 2.0;
-    let whole = compare_window(output, &file.tensor("output_f16")?, (0, 0), half_step)?;
+    let whole = compare_window(output, &file.tensor("output_f16")?, 1.0, (0, 0), half_f16_step)?;
     if whole.max > MAX_ERROR {
         return Err(
             format!("output_f16: {whole} beyond half an f16 step, allowed {MAX_ERROR}").into()
         );
     }
     Ok(worst)
-}
-
-/// Errors beyond `slack(expected)` of the window of `output` at `(top, left)`.
-fn compare_window(
-    output: &Planes,
-    expected: &safetensors::tensor::TensorView<'_>,
-    (top, left): (usize, usize),
-    slack: impl Fn(f64) -> f64,
-) -> Result<Errors, Failed> {
-    let &[1, 3, rows, columns] = expected.shape() else {
-        return Err(format!("a reference of shape {:?}", expected.shape()).into());
-    };
-    let Size { height, width } = output.size;
-    if top + rows > height
-        || left + columns > width
-        || (top == 0 && left == 0 && rows > 64 && rows != height)
-    {
-        return Err(
-            format!("the output is {}, the reference {rows} x {columns}", output.size).into()
-        );
-    }
-    let value = |index: usize| match expected.dtype() {
-        Dtype::F32 => {
-            let bytes = &expected.data()[4 * index..][..4];
-            f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        }
-        _ => {
-            let bytes = &expected.data()[2 * index..][..2];
-            half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f64()
-        }
-    };
-    let (mut max, mut sum) = (0f64, 0.0);
-    for index in 0..3 * rows * columns {
-        let (plane, row, column) =
-            (index / (rows * columns), index / columns % rows, index % columns);
-        let found = output.data[(plane * height + top + row) * width + left + column];
-        let error = (f64::from(found) - value(index)).abs();
-        if error.is_nan() {
-            return Err(format!("value {index} is {found}, expected {}", value(index)).into());
-        }
-        max = max.max(error - slack(value(index)));
-        sum += error;
-    }
-    Ok(Errors { max, mean: sum / (3 * rows * columns) as f64 })
 }
 
 /// The harness itself: one pixel off by twice what is allowed must be red, in any of the compared places.

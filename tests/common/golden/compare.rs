@@ -2,6 +2,8 @@
 
 use super::Run;
 use super::index::{Expected, Stats};
+use crate::common::{data, tolerance};
+use wgnorm::DType;
 
 /// Values that cannot meet the bar for an honest reason. They are held to
 /// min(2·err_f64, atol), the recorded system's own accuracy.
@@ -21,6 +23,8 @@ pub struct Wanted {
     pub sampled: Option<Vec<usize>>,
     pub atol: f64,
     pub rtol: f64,
+    /// The type it is stored in.
+    dtype: DType,
     len: usize,
     stats: Option<Stats>,
     /// How far the recorded system's output, which `stats` are of, is from the truth.
@@ -34,16 +38,13 @@ impl Wanted {
         let expected = run.expected(name)?;
         let tol = expected.tol.ok_or("no tolerance")?;
         let len = expected.shape.as_ref().ok_or("no shape")?.iter().product();
-        let stored = || -> Result<Vec<f64>, String> {
-            let tensor = expected.tensor.as_ref().ok_or("no stored tensor")?;
-            Ok(golden.f32s(file, tensor)?.into_iter().map(f64::from).collect())
-        };
+        let stored = || golden.values(file, expected.tensor.as_ref().ok_or("no stored tensor")?);
         let truth = expected.truth_f64.as_ref().or(expected.sample_f64.as_ref());
         if expected.prefer.as_deref().is_some_and(|prefer| prefer != "truth_f64") {
             return Err(format!("{name}: unknown preference {:?}", expected.prefer));
         }
         let good = run.good(expected)?;
-        let values = truth.map(|truth| golden.f64s(file, truth)).transpose()?;
+        let values = truth.map(|truth| golden.values(file, truth)).transpose()?;
         let (values, atol, rtol) = match values {
             Some(truth) => match run.case.tier.as_str() {
                 "core" => (truth, good.0, good.1),
@@ -56,20 +57,18 @@ impl Wanted {
         let atol = if excepted { tol.atol.min(2.0 * tol.err_f64) } else { atol };
         let sampled = match &expected.sample_index {
             None => None,
-            Some(index) => {
-                let index = golden.i64s(file, index)?;
-                Some(index.into_iter().map(|i| i as usize).collect())
-            }
+            Some(index) => Some(golden.integers(file, index)?),
         };
-        let stats = expected.stats.clone();
-        Ok(Wanted { values, sampled, atol, rtol, len, stats, err_f64: tol.err_f64 })
+        let (dtype, stats) = (expected.dtype()?, expected.stats.clone());
+        Ok(Wanted { values, sampled, atol, rtol, dtype, len, stats, err_f64: tol.err_f64 })
     }
 
     /// A truth computed by the test, held to the bar of `name`.
     pub fn truth(run: &Run<'_>, name: &str, values: Vec<f64>) -> Result<Wanted, String> {
-        let (atol, rtol) = run.good(run.expected(name)?)?;
-        let len = values.len();
-        Ok(Wanted { values, sampled: None, atol, rtol, len, stats: None, err_f64: 0.0 })
+        let expected = run.expected(name)?;
+        let (atol, rtol) = run.good(expected)?;
+        let (dtype, len) = (expected.dtype()?, values.len());
+        Ok(Wanted { values, sampled: None, atol, rtol, dtype, len, stats: None, err_f64: 0.0 })
     }
 
     /// For tests of the comparison of elements alone.
@@ -78,11 +77,11 @@ impl Wanted {
     }
 
     pub fn bound(&self, want: f64) -> f64 {
-        self.atol + self.rtol * want.abs()
+        self.atol + self.rtol * want.abs() + tolerance::half_ulp(self.dtype, want)
     }
 
     /// The largest share of its bound that a value needs, or what is off.
-    pub fn check(&self, got: &[f32]) -> Result<f64, String> {
+    pub fn check(&self, got: &[f64]) -> Result<f64, String> {
         if got.len() != self.len {
             return Err(format!("{} values, expected {}", got.len(), self.len));
         }
@@ -109,30 +108,30 @@ impl Wanted {
     }
 
     /// Error over bound; infinite where a special value does not match.
-    fn share(&self, got: f32, want: f64) -> f64 {
+    fn share(&self, got: f64, want: f64) -> f64 {
         let same = |same: bool| if same { 0.0 } else { f64::INFINITY };
         if want.is_nan() || got.is_nan() {
             return same(want.is_nan() && got.is_nan());
         }
-        // A truth beyond the largest f32 is an infinity there.
-        let rounded = want as f32;
+        // A truth beyond the type's largest value is an infinity there.
+        let rounded = data::round(self.dtype, want);
         if rounded.is_infinite() || got.is_infinite() {
             return same(got == rounded);
         }
-        let error = (f64::from(got) - want).abs();
+        let error = (got - want).abs();
         if error == 0.0 { 0.0 } else { error / self.bound(want) }
     }
 
     /// The elements that were not sampled, through sums: if every element is within `d` of the
     /// recorded system's, so are the extremes, and the sums are within the sum of that.
-    fn check_stats(&self, got: &[f32]) -> Result<(), String> {
+    fn check_stats(&self, got: &[f64]) -> Result<(), String> {
         let Some(stats) = &self.stats else {
             return Ok(());
         };
         let d = self.atol + self.err_f64;
         let (mut sum, mut sum_abs, mut sum_sq) = (0.0, 0.0, 0.0);
         let (mut min, mut max) = (f64::INFINITY, f64::NEG_INFINITY);
-        for v in got.iter().map(|&v| f64::from(v)) {
+        for &v in got {
             sum += v;
             sum_abs += v.abs();
             sum_sq += v * v;
@@ -157,6 +156,12 @@ impl Wanted {
             }
         }
         Ok(())
+    }
+}
+
+impl Expected {
+    fn dtype(&self) -> Result<DType, String> {
+        self.dtype.as_deref().unwrap_or("float32").parse::<DType>().map_err(|e| format!("{e}"))
     }
 }
 

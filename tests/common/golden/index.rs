@@ -1,11 +1,15 @@
 //! `index.json` and the tensors it names.
 
+use crate::common::data::{self, Layout, rounded};
 use crate::common::random;
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use wgnorm::{DType, StateDict, StateValue};
 
 /// A golden directory, all of it in memory.
 pub struct Golden {
@@ -36,8 +40,11 @@ pub struct Case {
     /// Read by the op's own module, which knows the names.
     #[serde(default)]
     pub params: Value,
+    /// Logical: channels after the batch.
     pub shape: Option<Vec<usize>>,
     pub dtype: Option<String>,
+    pub param_dtype: Option<String>,
+    /// "nchw", "nhwc", "channel axis 2".
     pub layout: Option<String>,
     /// "train", "eval"; "any" or nothing where it makes no difference.
     pub mode: Option<String>,
@@ -49,6 +56,10 @@ pub struct Case {
     pub expect: Option<Expect>,
     /// A file of parameters under PyTorch's names.
     pub state_dict: Option<String>,
+    /// What a network does, one after the other.
+    pub phases: Option<Vec<String>>,
+    /// Of all of a network's values.
+    pub tol: Option<Value>,
     /// The stored parameters are the defaults.
     #[serde(default)]
     pub fresh_module: bool,
@@ -71,12 +82,12 @@ pub struct Formula {
     scale: f64,
     offset: f64,
     shape: Vec<usize>,
-    pub dtype: String,
 }
 
 #[derive(Deserialize)]
 pub struct Expected {
     pub value: Option<u64>,
+    pub dtype: Option<String>,
     pub shape: Option<Vec<usize>>,
     pub tensor: Option<String>,
     pub truth_f64: Option<String>,
@@ -150,44 +161,97 @@ impl Golden {
         self.cases.iter().find(|case| case.id == id).ok_or_else(|| format!("no case {id}"))
     }
 
-    /// The little-endian elements of a tensor, which must be of this type.
-    fn elements<const SIZE: usize>(
-        &self,
-        file: &str,
-        name: &str,
-        dtype: Dtype,
-    ) -> Result<impl Iterator<Item = [u8; SIZE]> + use<SIZE>, String> {
-        let tensors = self.files.get(file).ok_or_else(|| format!("no file {file}"))?;
-        let tensor = tensors.tensor(name).map_err(|error| format!("{file}: {error}"))?;
-        if tensor.dtype() != dtype {
-            return Err(format!("{name} is {:?}, not {dtype:?}", tensor.dtype()));
+    /// A stored tensor, widened.
+    pub fn values(&self, file: &str, name: &str) -> Result<Vec<f64>, String> {
+        fn of<const SIZE: usize>(data: &[u8], widen: impl Fn([u8; SIZE]) -> f64) -> Vec<f64> {
+            data.as_chunks().0.iter().map(|&bytes| widen(bytes)).collect()
         }
-        let (elements, _) = tensor.data().as_chunks::<SIZE>();
-        Ok(elements.iter().copied())
+        let tensor = self.tensor(file, name)?;
+        let data = tensor.data();
+        match tensor.dtype() {
+            Dtype::F32 => Ok(of(data, |bytes| f32::from_le_bytes(bytes).into())),
+            Dtype::F16 => Ok(of(data, |bytes| f16::from_le_bytes(bytes).into())),
+            Dtype::BF16 => Ok(of(data, |bytes| bf16::from_le_bytes(bytes).into())),
+            Dtype::F64 => Ok(of(data, f64::from_le_bytes)),
+            other => Err(format!("{name} is {other:?}")),
+        }
     }
 
-    pub fn f32s(&self, file: &str, name: &str) -> Result<Vec<f32>, String> {
-        Ok(self.elements(file, name, Dtype::F32)?.map(f32::from_le_bytes).collect())
+    /// Stored integers.
+    pub fn integers(&self, file: &str, name: &str) -> Result<Vec<usize>, String> {
+        let tensor = self.tensor(file, name)?;
+        if tensor.dtype() != Dtype::I64 {
+            return Err(format!("{name} is {:?}", tensor.dtype()));
+        }
+        let integers = tensor.data().as_chunks().0.iter().map(|&bytes| i64::from_le_bytes(bytes));
+        integers.map(|i| i.try_into().map_err(|_| format!("{name} holds {i}"))).collect()
     }
 
-    pub fn f64s(&self, file: &str, name: &str) -> Result<Vec<f64>, String> {
-        Ok(self.elements(file, name, Dtype::F64)?.map(f64::from_le_bytes).collect())
+    pub fn tensor(&self, file: &str, name: &str) -> Result<TensorView<'static>, String> {
+        self.file(file)?.tensor(name).map_err(|error| format!("{file}: {error}"))
     }
 
-    pub fn i64s(&self, file: &str, name: &str) -> Result<Vec<i64>, String> {
-        Ok(self.elements(file, name, Dtype::I64)?.map(i64::from_le_bytes).collect())
+    pub fn file(&self, name: &str) -> Result<&SafeTensors<'static>, String> {
+        self.files.get(name).ok_or_else(|| format!("no file {name}"))
     }
 
-    /// An input of a float32 case: as stored, else by its formula. `None` if the case has no such
-    /// input.
-    pub fn input(&self, case: &Case, name: &str) -> Result<Option<Vec<f32>>, String> {
+    /// A file's values by name. (The crate reads such files by itself with its feature `safetensors`;
+    /// tests/checkpoints.rs tests that.)
+    pub fn state_dict(&self, file: &str) -> Result<StateDict, String> {
+        let mut state = StateDict::new();
+        for (name, view) in self.file(file)?.iter() {
+            let value = match view.dtype() {
+                Dtype::I64 => StateValue::Count(self.integers(file, name)?[0] as u64),
+                Dtype::F32 => {
+                    let (values, order) = (self.values(file, name)?, Default::default());
+                    let tensor = data::host(view.shape(), DType::F32, order, &values);
+                    StateValue::Tensor(tensor.map_err(|e| e.to_string())?)
+                }
+                other => return Err(format!("{name} is {other:?}")),
+            };
+            state.insert(name, value).map_err(|e| e.to_string())?;
+        }
+        Ok(state)
+    }
+
+    /// An input as stored, else by its formula. `None` if the case has no such input.
+    pub fn input(&self, case: &Case, name: &str) -> Result<Option<Array>, String> {
         let Some(input) = case.inputs.get(name) else {
             return Ok(None);
         };
-        match (&input.tensor, &input.formula) {
-            (Some(tensor), _) => self.f32s(case.file()?, tensor).map(Some),
-            (None, Some(formula)) => formula.values().map(Some),
-            (None, None) => Err(format!("input {name} has neither tensor nor formula")),
+        let shape = input.shape.clone().ok_or_else(|| format!("{name} has no shape"))?;
+        let values = match (&input.tensor, &input.formula) {
+            (Some(tensor), _) => self.values(case.file()?, tensor)?,
+            (None, Some(_)) => input.by_formula(case.is_nhwc())?,
+            (None, None) => return Err(format!("input {name} has neither tensor nor formula")),
+        };
+        Ok(Some(Array { shape, dtype: input.dtype()?, values }))
+    }
+}
+
+/// Values, as stored.
+#[derive(Clone, Debug)]
+pub struct Array {
+    /// Of the stored array.
+    pub shape: Vec<usize>,
+    pub dtype: DType,
+    pub values: Vec<f64>,
+}
+
+impl Input {
+    pub fn dtype(&self) -> Result<DType, String> {
+        self.dtype.as_deref().unwrap_or("float32").parse::<DType>().map_err(|e| format!("{e}"))
+    }
+
+    /// The formula's values in the order and type that the tensor is stored in.
+    pub fn by_formula(&self, nhwc: bool) -> Result<Vec<f64>, String> {
+        let formula = self.formula.as_ref().ok_or("no formula")?;
+        let values = rounded(self.dtype()?, &formula.values()?);
+        match formula.shape[..] {
+            [n, c, ref space @ ..] if nhwc && !space.is_empty() => {
+                Ok(Layout::last([n, c, space.iter().product()]).to_memory(&values))
+            }
+            _ => Ok(values),
         }
     }
 }
@@ -201,21 +265,36 @@ impl Case {
         self.mode.as_deref() == Some(mode)
     }
 
+    pub fn is_nhwc(&self) -> bool {
+        self.layout.as_deref() == Some("nhwc")
+    }
+
+    /// Of x and y; float32 where nothing is said.
+    pub fn dtype_name(&self) -> &str {
+        self.dtype.as_deref().unwrap_or("float32")
+    }
+
+    /// Of parameters and running statistics.
+    pub fn param_dtype(&self) -> DType {
+        self.param_dtype.as_deref().and_then(|name| name.parse().ok()).unwrap_or_default()
+    }
+
     pub fn shape(&self) -> Result<&[usize], String> {
         self.shape.as_deref().ok_or_else(|| format!("{} has no shape", self.id))
     }
 }
 
 impl Formula {
-    pub fn rank(&self) -> usize {
-        self.shape.len()
-    }
-
-    pub fn values(&self) -> Result<Vec<f32>, String> {
+    /// Not yet rounded to any type, in logical order.
+    fn values(&self) -> Result<Vec<f64>, String> {
         let len = self.shape.iter().product();
         match (self.formula.as_str(), self.dist.as_str()) {
-            ("hash-v1", "uniform") => Ok(random::uniform(len, self.seed, self.scale, self.offset)),
-            ("hash-v1", "gauss4") => Ok(random::gauss4(len, self.seed, self.scale, self.offset)),
+            ("hash-v1", "uniform") => {
+                Ok(random::uniform_f64(len, self.seed, self.scale, self.offset))
+            }
+            ("hash-v1", "gauss4") => {
+                Ok(random::gauss4_f64(len, self.seed, self.scale, self.offset))
+            }
             (formula, dist) => Err(format!("unknown formula {formula}/{dist}")),
         }
     }

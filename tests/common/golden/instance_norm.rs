@@ -1,234 +1,254 @@
-//! The cases of op `instance_norm`.
+//! The cases of ops `instance_norm`, `lucid_instance_norm` and `mxnet_instance_norm`.
 
-use super::compare::Wanted;
-use super::instance_norm_layer::Params;
-use super::{NOT_COMPARED, Run, deviates, instance_norm_behaviour};
-use crate::common::oracle;
-use std::collections::BTreeMap;
-use wgnorm::{Error, InstanceNormNd, Mode, NormLayer, Tensor};
+use super::Run;
+use super::behaviour::{self, Refusal};
+use super::index::Case;
+use super::values::{self, Channels, Subject};
+use crate::common::oracle::Kind;
+use serde::Deserialize;
+use wgnorm::{
+    Affine, Context, DType, Error, Estimator, InstanceNormAxisConfig, InstanceNormConfig, Lazy,
+    Mode, Momentum, StateError, Tensor,
+};
 
 /// Finite inputs whose squares are above the f32 maximum, which the GPU documents not to normalize.
 pub const OVERFLOW_ON_GPU: [&str; 4] =
     ["in2d_huge_1.5e+19", "in2d_huge_1e+20", "in2d_huge_1e+30", "in2d_huge_1e+38"];
 
-/// Asserted as decided here: (case, what happens).
-pub const DEVIATIONS: [(&str, &str); 9] = [
-    ("of_in_track_train_ignored", "tracking works; OneFlow ignores the setting"),
-    ("of_in_track_eval_ignored", "tracking works; OneFlow ignores the setting"),
-    ("of_check_in_rank3", "unbatched input accepted, as PyTorch does"),
-    ("check_zero_batch_affine", "empty output; PyTorch crashes"),
-    ("check_zero_batch_train_track_state", "running statistics stay; PyTorch's turn NaN"),
-    ("check_channels_noaffine", "refused; PyTorch only warns"),
-    ("check_channels_unbatched_noaffine", "refused; PyTorch only warns"),
-    ("of_check_in_channels_noaffine", "refused; OneFlow accepts"),
-    ("check_zero_channels", "refused; PyTorch accepts"),
-];
+/// The settings of PyTorch, OneFlow and Lucid.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Params {
+    num_features: Option<usize>,
+    #[serde(default = "default_eps")]
+    eps: f64,
+    #[serde(default = "default_momentum")]
+    momentum: Option<f64>,
+    affine: Option<bool>,
+    /// Absent: as `affine`.
+    bias: Option<bool>,
+    track_running_stats: Option<bool>,
+    spatial_dims: Option<usize>,
+    /// The layer's name, where `spatial_dims` is not given.
+    cls: Option<String>,
+    /// Of OneFlow's fused layers; never set here.
+    #[serde(default)]
+    addend: bool,
+    running_var_estimator: Option<String>,
+}
 
-pub fn run(run: &Run<'_>) -> Result<f64, String> {
+pub fn default_eps() -> f64 {
+    1e-5
+}
+
+pub fn default_momentum() -> Option<f64> {
+    Some(0.1)
+}
+
+/// PyTorch's `affine` and `bias`.
+pub fn affine(affine: bool, bias: Option<bool>) -> Affine {
+    match (affine, bias) {
+        (false, _) => Affine::None,
+        (true, Some(false)) => Affine::Weight,
+        (true, _) => Affine::Both,
+    }
+}
+
+/// 1, 2 or 3 of a class like `InstanceNorm2d`; where nothing says it, the calls were 2d.
+pub fn dims(spatial_dims: Option<usize>, class: Option<&str>) -> Result<usize, String> {
+    match (spatial_dims, class.map(|class| class.as_bytes())) {
+        (Some(dims), _) => Ok(dims),
+        (None, None) => Ok(2),
+        (None, Some([.., digit @ b'1'..=b'3', b'd'])) => Ok(usize::from(digit - b'0')),
+        (None, Some(_)) => Err(format!("unknown class {class:?}")),
+    }
+}
+
+pub fn torch(run: &Run<'_>) -> Result<f64, String> {
     let params = Params::parse(run.case)?;
-    let behaviour = run.case.expect.is_some();
-    match (params.dims()?, behaviour) {
-        (1, false) => values::<1>(run, &params),
-        (2, false) => values::<2>(run, &params),
-        (3, false) => values::<3>(run, &params),
-        (1, true) => instance_norm_behaviour::run::<1>(run, &params),
-        (2, true) => instance_norm_behaviour::run::<2>(run, &params),
-        (3, true) => instance_norm_behaviour::run::<3>(run, &params),
-        (dims, _) => Err(format!("{dims} spatial axes")),
+    by_dims(run, &params, dims(params.spatial_dims, params.cls.as_deref())?)
+}
+
+/// 1d, 2d or 3d by the input.
+pub fn lucid(run: &Run<'_>) -> Result<f64, String> {
+    let params = Params::parse(run.case)?;
+    if params.running_var_estimator.as_deref().is_some_and(|name| name != "biased") {
+        return Err(format!("estimator {:?}", params.running_var_estimator));
+    }
+    let dims = if run.case.expect.is_some() { 2 } else { run.case.shape()?.len() - 2 };
+    by_dims(run, &params, dims)
+}
+
+fn by_dims(run: &Run<'_>, params: &Params, dims: usize) -> Result<f64, String> {
+    match dims {
+        1 => in_dims::<1>(run, params),
+        2 => in_dims::<2>(run, params),
+        3 => in_dims::<3>(run, params),
+        _ => Err(format!("{dims} spatial axes")),
     }
 }
 
-/// The modes to try, one after the other on fresh layers.
-pub fn modes(mode: Option<&str>) -> Result<Vec<Mode>, String> {
-    match mode {
-        Some("train") => Ok(vec![Mode::Train]),
-        Some("eval") => Ok(vec![Mode::Eval]),
-        Some("any") | None => Ok(vec![Mode::Train, Mode::Eval]),
-        Some(other) => Err(format!("unknown mode {other}")),
+fn in_dims<const D: usize>(run: &Run<'_>, params: &Params) -> Result<f64, String> {
+    let fresh = || params.subject::<D>(run);
+    if run.case.expect.is_none() {
+        return values::run(run, fresh);
     }
-}
-
-/// What a case of values computed, under the names it expects.
-#[derive(Default)]
-struct Outputs {
-    tensors: BTreeMap<String, Vec<f32>>,
-    counts: BTreeMap<String, u64>,
-    /// The same from a plain f64 formula, restarted each step from the state before it.
-    truths: BTreeMap<String, Vec<f64>>,
-}
-
-/// Running mean and variance, and the steps counted.
-#[derive(Clone, PartialEq)]
-pub struct State {
-    pub mean: Vec<f32>,
-    pub var: Vec<f32>,
-    pub tracked: u64,
-}
-
-pub fn state<const D: usize>(norm: &InstanceNormNd<D>) -> Result<State, Error> {
-    Ok(State {
-        mean: norm.running_mean()?.to_vec_blocking()?,
-        var: norm.running_var()?.to_vec_blocking()?,
-        tracked: norm.num_batches_tracked_blocking()?,
-    })
-}
-
-fn values<const D: usize>(run: &Run<'_>, params: &Params) -> Result<f64, String> {
-    let mut worst = 0f64;
-    if let Some(steps) = &run.case.steps {
-        let mut norm = prepared::<D>(run, params)?;
-        let mut outputs = Outputs::default();
-        for (k, mode) in steps.iter().enumerate() {
-            let [mode] = modes(Some(mode))?[..] else { return Err("a step has one mode".into()) };
-            // Steps have inputs of their own, or share one.
-            let own = format!("x_{k}");
-            let x = if run.case.inputs.contains_key(&own) { own } else { "x".into() };
-            step(run, params, &mut norm, &x, mode, &format!("_{k}"), &mut outputs)?;
-        }
-        return compare(run, &outputs);
-    }
-    for mode in modes(run.case.mode.as_deref())? {
-        let mut norm = prepared::<D>(run, params)?;
-        let mut outputs = Outputs::default();
-        step(run, params, &mut norm, "x", mode, "", &mut outputs)?;
-        worst = worst.max(compare(run, &outputs)?);
-    }
-    Ok(worst)
-}
-
-/// The case's layer with the case's parameters.
-fn prepared<const D: usize>(run: &Run<'_>, params: &Params) -> Result<InstanceNormNd<D>, String> {
-    let c = params.num_features.ok_or("no num_features")?;
-    let mut norm = params.layer::<D>(run, c).map_err(|e| e.to_string())?;
-    if run.case.fresh_module {
-        return Ok(norm);
-    }
-    let read = |name| match &run.case.state_dict {
-        Some(file) => run.golden.f32s(file, name).map(Some),
-        None => run.golden.input(run.case, name),
+    let layer = ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"][D - 1];
+    let refusal = Refusal {
+        layer,
+        ranks: [
+            "2 (C, L) or 3 (N, C, L)",
+            "3 (C, H, W) or 4 (N, C, H, W)",
+            "4 (C, D, H, W) or 5 (N, C, D, H, W)",
+        ][D - 1],
+        axis: channel_axis::<D>(run.case),
+        channels: params.features::<D>(run.case),
+        own: Vec::new(),
     };
-    let tensor = |values| Tensor::from_vec([c], values).map_err(|e| e.to_string());
-    if let Some(weight) = read("weight")? {
-        norm.set_weight(&tensor(weight)?).map_err(|e| e.to_string())?;
+    behaviour::run(run, &refusal, fresh)
+}
+
+/// Before the spatial axes.
+fn channel_axis<const D: usize>(case: &Case) -> usize {
+    case.shape.as_ref().map_or(0, |shape| shape.len().saturating_sub(D + 1))
+}
+
+impl Params {
+    fn parse(case: &Case) -> Result<Params, String> {
+        let params = Params::deserialize(&case.params).map_err(|e| format!("params: {e}"))?;
+        if params.addend { Err("InstanceNorm has no addend".into()) } else { Ok(params) }
     }
-    if let Some(bias) = read("bias")? {
-        norm.set_bias(&tensor(bias)?).map_err(|e| e.to_string())?;
+
+    /// Some cases leave it open: then it is right.
+    fn features<const D: usize>(&self, case: &Case) -> usize {
+        let shape = case.shape.as_deref().unwrap_or_default();
+        let found = shape.get(channel_axis::<D>(case)).copied();
+        self.num_features.or(found).unwrap_or(1)
     }
-    if let (Some(mean), Some(var)) = (read("running_mean")?, read("running_var")?) {
-        let tracked = match &run.case.state_dict {
-            Some(file) => run.golden.i64s(file, "num_batches_tracked")?[0] as u64,
-            None => 0,
+
+    /// The layer with its default parameters.
+    fn subject<const D: usize>(&self, run: &Run<'_>) -> Result<Subject, Error> {
+        let features = self.features::<D>(run.case);
+        let source = |name| run.case.source.starts_with(name);
+        let lucid = source("lucid");
+        let mut config = match () {
+            () if lucid => InstanceNormConfig::<D>::lucid(features),
+            () if source("oneflow") => InstanceNormConfig::oneflow(features),
+            () => InstanceNormConfig::torch(features),
         };
-        norm.set_running_stats(&mean, &var, tracked).map_err(|e| e.to_string())?;
+        config.momentum = match self.momentum {
+            Some(factor) => Momentum::Factor(factor),
+            None if lucid => config.momentum,
+            // PyTorch's InstanceNorm without a momentum stands still.
+            None => Momentum::Frozen,
+        };
+        config = config
+            .with_eps(self.eps)
+            .with_affine(affine(self.affine.unwrap_or(lucid), self.bias))
+            .with_track_running_stats(self.track_running_stats.unwrap_or(lucid));
+        let momentum = match self.momentum {
+            None if lucid => Momentum::Factor(0.1),
+            _ => config.momentum,
+        };
+        let layer = config.init(run.context)?.cast_blocking(run.case.param_dtype())?;
+        Ok(Subject {
+            eps: self.eps,
+            momentum,
+            estimator: if lucid { Estimator::Biased } else { Estimator::Unbiased },
+            ..Subject::new(
+                Box::new(layer),
+                Kind::Instance,
+                Channels::Axis(channel_axis::<D>(run.case)),
+            )
+        })
     }
-    Ok(norm)
 }
 
-/// One call; its results get names that end in `suffix`.
-fn step<const D: usize>(
-    run: &Run<'_>,
-    params: &Params,
-    norm: &mut InstanceNormNd<D>,
-    x_name: &str,
-    mode: Mode,
-    suffix: &str,
-    outputs: &mut Outputs,
-) -> Result<(), String> {
-    let values = run.golden.input(run.case, x_name)?.ok_or("no x")?;
-    // A step's x may have another shape than the case.
-    let shape = run.case.inputs[x_name].shape.as_deref().ok_or("no shape")?;
-    let call = || -> Result<_, Error> {
-        let before = if params.track_running_stats { Some(state(norm)?) } else { None };
-        let x = Tensor::from_slice(shape, &values)?.to_context(run.context)?;
-        let y = norm.forward(run.context, &x, mode)?.to_vec_blocking()?;
-        let after = if params.track_running_stats { Some(state(norm)?) } else { None };
-        let vec = |t: Option<&Tensor<'_>>| t.map(|t| t.to_vec_blocking()).transpose();
-        Ok((before, y, after, vec(norm.weight())?, vec(norm.bias())?))
+/// MXNet's settings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mxnet {
+    #[serde(default = "first_axis")]
+    axis: i64,
+    #[serde(default = "default_eps")]
+    epsilon: f64,
+    #[serde(default = "default_center")]
+    center: bool,
+    #[serde(default)]
+    scale: bool,
+    /// 0: that of the first input.
+    #[serde(default)]
+    in_channels: usize,
+    inferred_channels: Option<usize>,
+}
+
+fn first_axis() -> i64 {
+    1
+}
+
+fn default_center() -> bool {
+    true
+}
+
+/// Over any axis.
+pub fn mxnet(run: &Run<'_>) -> Result<f64, String> {
+    let params = Mxnet::deserialize(&run.case.params).map_err(|e| format!("params: {e}"))?;
+    let shape = run.case.shape()?;
+    if run.case.id == "mx_check_uninitialized" {
+        return uninitialized(run.context);
+    }
+    let axis = params.axis.rem_euclid(shape.len() as i64) as usize;
+    let found = shape.get(axis).copied().unwrap_or(1);
+    let features = if params.in_channels > 0 { params.in_channels } else { found };
+    if params.inferred_channels.is_some_and(|inferred| inferred != features) {
+        return Err(format!("MXNet inferred {:?} channels", params.inferred_channels));
+    }
+    let fresh = || params.subject(run, features, axis);
+    if run.case.expect.is_none() {
+        return values::run(run, fresh);
+    }
+    let refusal = Refusal {
+        layer: "InstanceNorm",
+        ranks: "3 (N, C, L) or more",
+        axis,
+        channels: features,
+        own: Vec::new(),
     };
-    let (before, y, after, weight, bias) = call().map_err(|e| e.to_string())?;
-    let split = shape.len() - D;
-    let (n, c) = (if split == 2 { shape[0] } else { 1 }, shape[split - 1]);
-    let s = shape[split..].iter().product();
-    let running = before.as_ref().filter(|_| mode == Mode::Eval);
-    let formula = oracle::InstanceNorm {
-        n,
-        c,
-        s,
-        eps: params.eps,
-        weight: weight.as_deref(),
-        bias: bias.as_deref(),
-        running: running.map(|state| (&state.mean[..], &state.var[..])),
-        addend: None,
-        relu: false,
-    };
-    if running.is_none() {
-        constant_planes(&values, &y, &formula)?;
-    }
-    if let (Some(before), Some(after)) = (&before, &after) {
-        if mode == Mode::Eval && before != after {
-            return Err("evaluation changed the running statistics".into());
-        }
-        if mode == Mode::Train {
-            let momentum = params.momentum.unwrap_or(0.0);
-            let (mean, var) =
-                oracle::running(&formula, &values, momentum, &before.mean, &before.var);
-            outputs.truths.insert(format!("running_mean_out{suffix}"), mean);
-            outputs.truths.insert(format!("running_var_out{suffix}"), var);
-        }
-        // Without a number: after all steps.
-        for suffix in [suffix, ""] {
-            let name = |part: &str| format!("{part}_out{suffix}");
-            outputs.tensors.insert(name("running_mean"), after.mean.clone());
-            outputs.tensors.insert(name("running_var"), after.var.clone());
-            outputs.counts.insert(name("num_batches_tracked"), after.tracked);
-        }
-    }
-    outputs.truths.insert(format!("y{suffix}"), formula.forward(&values));
-    outputs.tensors.insert(format!("y{suffix}"), y);
-    Ok(())
+    behaviour::run(run, &refusal, fresh)
 }
 
-/// A plane of one value gives exactly the bias, bit for bit.
-fn constant_planes(x: &[f32], y: &[f32], of: &oracle::InstanceNorm<'_>) -> Result<(), String> {
-    for (plane, (x, y)) in x.chunks(of.s).zip(y.chunks(of.s)).enumerate() {
-        if x[0].is_finite() && x.iter().all(|v| v == &x[0]) {
-            let bias = of.bias.map_or(0.0, |bias| bias[plane % of.c]);
-            if let Some(y) = y.iter().find(|y| y.to_bits() != bias.to_bits()) {
-                return Err(format!("constant plane {plane} gives {y:e}, the bias is {bias:e}"));
-            }
-        }
+/// Without channels there are no parameters to ask for, until the first input tells them.
+fn uninitialized(context: &Context) -> Result<f64, String> {
+    let told = |error: Error| error.to_string();
+    let lazy = Lazy::new(InstanceNormAxisConfig::mxnet(0), context).map_err(told)?;
+    let refused = StateError::Uninitialized { layer: "InstanceNorm" };
+    behaviour::same_refusal(lazy.layer().map(|_| ()).map_err(Error::from), &refused.into())?;
+    let x = Tensor::from_slice([2, 3, 4], &[0.5f32; 24]).map_err(|e| e.to_string())?;
+    let x = x.to_context(context).map_err(told)?;
+    lazy.forward(context, &x, Mode::Train).map_err(told)?;
+    let weight = lazy.layer().map_err(|e| e.to_string())?.weight().map(|weight| weight.shape());
+    match weight {
+        Some(shape) if **shape == [3] => Ok(0.0),
+        other => Err(format!("the weight is {other:?}")),
     }
-    Ok(())
 }
 
-fn compare(run: &Run<'_>, outputs: &Outputs) -> Result<f64, String> {
-    let mut worst = 0f64;
-    for (name, expected) in &run.case.expected {
-        let told = |error: String| format!("{name}: {error}");
-        if let Some(got) = outputs.tensors.get(name) {
-            // These were recorded from a system that this crate deviates from, except for y of a
-            // training step, which tracking does not touch.
-            let theirs = deviates(&run.case.id) && !(name == "y" && run.case.mode_is("train"));
-            if !theirs {
-                let share = Wanted::load(run, name)?.check(got).map_err(told)?;
-                worst = worst.max(share);
-            }
-            // The golden set stores a truth only where the recorded system needs one. Elsewhere it
-            // is computed here, for all elements.
-            if let Some(truth) = outputs.truths.get(name)
-                && expected.truth_f64.is_none() | theirs
-            {
-                let wanted = Wanted::truth(run, name, truth.clone())?;
-                let told = |error: String| format!("{name}, plain f64 formula: {error}");
-                worst = worst.max(wanted.check(got).map_err(told)?);
-            }
-        } else if let Some(got) = outputs.counts.get(name) {
-            if expected.value != Some(*got) {
-                return Err(format!("{name} is {got}, expected {:?}", expected.value));
-            }
-        } else if !NOT_COMPARED.contains(&name.as_str()) {
-            return Err(format!("nothing computes {name}"));
-        }
+impl Mxnet {
+    fn subject(&self, run: &Run<'_>, features: usize, axis: usize) -> Result<Subject, Error> {
+        // As `net.cast("float64")`; float32 parameters stay what they are with 16-bit input.
+        let double = run.case.dtype_name() == "float64";
+        let dtype = if double { DType::F64 } else { run.case.param_dtype() };
+        let layer = InstanceNormAxisConfig::mxnet(features)
+            .with_axis(self.axis)
+            .with_eps(self.epsilon)
+            .with_center(self.center)
+            .with_scale(self.scale)
+            .init(run.context)?
+            .cast_blocking(dtype)?;
+        Ok(Subject {
+            eps: self.epsilon,
+            trained: [self.scale, self.center],
+            ..Subject::new(Box::new(layer), Kind::Instance, Channels::Axis(axis))
+        })
     }
-    Ok(worst)
 }

@@ -6,8 +6,9 @@ use wgpu::{
     BindGroup, Buffer, BufferUsages, ComputePass, ComputePipeline, Device, Queue, ShaderStages,
 };
 
+use super::device::upload;
 use crate::error::GpuError;
-use crate::net::{Geometry, Size};
+use crate::net::{Finish, Geometry, Size, Stage};
 
 /// Multiplications of one dispatch: a few milliseconds on a small GPU, seconds on a software one. Drivers reset a GPU
 /// that does not answer for seconds, and a desktop freezes long before.
@@ -84,12 +85,13 @@ impl Tile {
         Ok(())
     }
 
-    fn constants(self, geometry: &Geometry) -> [(&'static str, f64); 10] {
+    fn constants(self, geometry: &Geometry, finish: Finish) -> [(&'static str, f64); 11] {
         let (weights, patches) = self.shared();
         [
             ("KERNEL", geometry.kernel as f64),
             ("STRIDE", geometry.stride as f64),
             ("UPSAMPLE", geometry.upsample as f64),
+            ("RELU", f64::from(finish.has_plain_relu())),
             ("LANES_O", self.lanes_o.into()),
             ("LANES_P", self.lanes_p.into()),
             ("BLOCKS", self.blocks.into()),
@@ -115,14 +117,17 @@ struct Shape {
     first_pixel: u32,
 }
 
-/// The shader module and the pipelines made of it: one for each tile and kernel, however many layers use it.
+/// What a pipeline is specialized for: tile, kernel, stride, upsampling, and whether ReLU follows at once.
+type Key = (Tile, usize, usize, usize, bool);
+
+/// The shader module and the pipelines made of it, each however many layers use it.
 pub(super) struct Kernels {
     device: Device,
     queue: Queue,
     module: wgpu::ShaderModule,
     bindings: wgpu::BindGroupLayout,
     layout: wgpu::PipelineLayout,
-    pipelines: HashMap<(Tile, usize, usize, usize), ComputePipeline>,
+    pipelines: HashMap<Key, ComputePipeline>,
 }
 
 impl Kernels {
@@ -161,8 +166,9 @@ impl Kernels {
         }
     }
 
-    fn pipeline(&mut self, tile: Tile, geometry: &Geometry) -> ComputePipeline {
-        let key = (tile, geometry.kernel, geometry.stride, geometry.upsample);
+    fn pipeline(&mut self, tile: Tile, geometry: &Geometry, finish: Finish) -> ComputePipeline {
+        let Geometry { kernel, stride, upsample, .. } = *geometry;
+        let key = (tile, kernel, stride, upsample, finish.has_plain_relu());
         let make = || {
             self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some("conv"),
@@ -170,7 +176,7 @@ impl Kernels {
                 module: &self.module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &tile.constants(geometry),
+                    constants: &tile.constants(geometry, finish),
                     // Every slot is written before it is read; some back ends zero with a single lane.
                     zero_initialize_workgroup_memory: false,
                 },
@@ -194,22 +200,18 @@ pub(super) struct Conv {
 }
 
 impl Conv {
-    /// Call within [`super::device::guarded`].
-    pub fn new(
-        kernels: &mut Kernels,
-        geometry: &Geometry,
-        weight: &[f32],
-        bias: &[f32],
-    ) -> Result<Conv, GpuError> {
+    /// The convolution of `stage`, with its ReLU if nothing comes between. Call within [`super::device::guarded`].
+    pub fn new(kernels: &mut Kernels, stage: &Stage) -> Result<Conv, GpuError> {
+        let Stage { geometry, weight, bias, .. } = stage;
         let tile = Tile::of(geometry);
         tile.check(&kernels.device.limits())?;
-        let pipeline = kernels.pipeline(tile, geometry);
+        let pipeline = kernels.pipeline(tile, geometry, stage.finish);
         let (device, queue) = (kernels.device.clone(), kernels.queue.clone());
         let buffer = |values: &[f32]| {
             upload(&device, &queue, BufferUsages::STORAGE, bytemuck::cast_slice(values))
         };
         let channels = geometry.out_channels.next_multiple_of(tile.channels());
-        let mut padded_bias = bias.to_vec();
+        let mut padded_bias = bias.clone();
         padded_bias.resize(channels, 0.0);
         let weight = buffer(&pack(weight, geometry, channels, tile.step as usize));
         let bias = buffer(&padded_bias);
@@ -287,18 +289,6 @@ impl Window {
         pass.set_bind_group(0, &self.bind_group, &[]);
         pass.dispatch_workgroups(self.groups[0], self.groups[1], 1);
     }
-}
-
-/// A buffer with these contents. Not `create_buffer_init`, which panics once the device is lost.
-fn upload(device: &Device, queue: &Queue, usage: BufferUsages, contents: &[u8]) -> Buffer {
-    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("conv"),
-        size: contents.len() as u64,
-        usage: usage | BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
-    queue.write_buffer(&buffer, 0, contents);
-    buffer
 }
 
 /// `[out][k]` as `[k][out]`, so that neighbouring lanes read neighbouring weights; zeros up to `channels` and to whole

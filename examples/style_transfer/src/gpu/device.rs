@@ -1,6 +1,7 @@
-//! What keeps wgpu from panicking or hanging: error scopes around whatever can fail, and waiting for a submission.
+//! What keeps wgpu from panicking or hanging: error scopes around whatever can fail, uploads, and waiting for a
+//! submission.
 
-use wgpu::{Device, ErrorFilter};
+use wgpu::{Device, ErrorFilter, Queue};
 
 use crate::error::GpuError;
 
@@ -21,13 +22,30 @@ pub(super) async fn guarded<T>(device: &Device, make: impl FnOnce() -> T) -> Res
     }
 }
 
+/// A buffer with these contents. Not `create_buffer_init`, which panics once the device is lost.
+pub(super) fn upload(
+    device: &Device,
+    queue: &Queue,
+    usage: wgpu::BufferUsages,
+    contents: &[u8],
+) -> wgpu::Buffer {
+    let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("constants"),
+        size: contents.len() as u64,
+        usage: usage | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    queue.write_buffer(&buffer, 0, contents);
+    buffer
+}
+
 /// A submission under way.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) struct Ticket(wgpu::SubmissionIndex);
 
 #[cfg(not(target_arch = "wasm32"))]
 impl Ticket {
-    pub fn submit(queue: &wgpu::Queue, commands: wgpu::CommandBuffer) -> Ticket {
+    pub fn submit(queue: &Queue, commands: wgpu::CommandBuffer) -> Ticket {
         Ticket(queue.submit([commands]))
     }
 
@@ -43,7 +61,7 @@ pub(super) struct Ticket(futures_intrusive::channel::shared::OneshotReceiver<()>
 
 #[cfg(target_arch = "wasm32")]
 impl Ticket {
-    pub fn submit(queue: &wgpu::Queue, commands: wgpu::CommandBuffer) -> Ticket {
+    pub fn submit(queue: &Queue, commands: wgpu::CommandBuffer) -> Ticket {
         queue.submit([commands]);
         let (sender, receiver) = futures_intrusive::channel::shared::oneshot_channel();
         queue.on_submitted_work_done(move || drop(sender.send(())));

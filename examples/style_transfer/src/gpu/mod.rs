@@ -1,103 +1,111 @@
-//! The network on a GPU: each stage is one convolution of ours and one fused normalization of wgnorm's, recorded into
-//! the same compute pass. Activations never leave the device.
+//! A list of stages on a GPU: each is one convolution of ours and one fused normalization of wgnorm's or a pooling,
+//! recorded into the same compute pass. Activations never leave the device.
 
 mod conv;
 mod device;
+mod pool;
 mod slots;
 
 use std::collections::VecDeque;
 
-use wgnorm::{Activation, Context, Epilogue, Mode, NormLayer, Tensor};
+use wgnorm::{Activation, Context, Extras, Mode, NormLayer, Tensor};
 use wgpu::{BufferUsages, Device, Queue};
 
 use crate::error::{Error, GpuError};
-use crate::net::{Finish, Size, TransformerNet};
+use crate::executor::size_of;
+use crate::net::{Finish, Size, Stage};
 use crate::norms::{Norm, norm_of};
-use crate::picture::Planes;
-use crate::stylizer::Progress;
 use conv::{Conv, Kernels, Window};
 use device::{Ticket, guarded};
+use pool::{Pool, Pooling};
 use slots::SlotPlan;
 
 /// Multiplications of one submission, at least: below that, submitting costs more than it tells.
 const SUBMISSION_WORK: u64 = 1 << 30;
 
-/// A network with its weights on the device.
+/// Stages with their weights on the device.
 pub(crate) struct GpuNet {
     context: Context,
     device: Device,
     queue: Queue,
-    net: TransformerNet,
+    stages: Vec<Stage>,
     convs: Vec<Conv>,
     norms: Vec<Option<Norm>>,
+    pool: Pool,
     /// Buffers and bindings of the size that ran last.
     fitted: Option<Fitted>,
 }
 
-/// Everything that depends on the picture's size.
+/// Everything that depends on the input's size.
 struct Fitted {
-    picture: Size,
+    size: Size,
     input: wgpu::Buffer,
     stages: Vec<FittedStage>,
-    output: Tensor<'static>,
-    output_size: Size,
 }
 
 /// A stage's dispatches and its norm's operands.
 struct FittedStage {
     windows: Vec<Window>,
+    pooling: Option<Pooling>,
     convolved: Tensor<'static>,
-    normalized: Tensor<'static>,
+    output: Tensor<'static>,
     addend: Option<Tensor<'static>>,
 }
 
 impl GpuNet {
-    pub async fn new(context: &Context, net: &TransformerNet) -> Result<GpuNet, Error> {
+    pub async fn new(context: &Context, stages: &[Stage]) -> Result<GpuNet, Error> {
         let missing = || GpuError::Device("the context has no device".to_owned());
         let device = context.device().ok_or_else(missing)?.clone();
         let queue = context.queue().ok_or_else(missing)?.clone();
-        let convs = guarded(&device, || {
+        let made = guarded(&device, || {
             let mut kernels = Kernels::new(&device, &queue);
-            let conv = |stage: &crate::Stage| {
-                Conv::new(&mut kernels, &stage.geometry, &stage.weight, &stage.bias)
-            };
-            net.stages().iter().map(conv).collect::<Result<Vec<_>, _>>()
+            let convs = stages.iter().map(|stage| Conv::new(&mut kernels, stage));
+            Ok::<_, GpuError>((convs.collect::<Result<_, _>>()?, Pool::new(&device, &queue)))
         });
-        let convs = convs.await??;
-        let norms =
-            net.stages().iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
-        Ok(GpuNet {
-            context: context.clone(),
-            device,
-            queue,
-            net: net.clone(),
-            convs,
-            norms,
-            fitted: None,
-        })
+        let (convs, pool) = made.await??;
+        let norms = stages.iter().map(|stage| norm_of(stage, context)).collect::<Result<_, _>>()?;
+        let (context, stages) = (context.clone(), stages.to_vec());
+        Ok(GpuNet { context, device, queue, stages, convs, norms, pool, fitted: None })
     }
 
+    /// How many stages there are.
+    pub fn stages(&self) -> usize {
+        self.stages.len()
+    }
+
+    /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or on this device. The next run overwrites
+    /// it.
     pub async fn run(
         &mut self,
-        input: &Planes,
-        progress: impl FnMut(Progress),
-    ) -> Result<Planes, Error> {
+        input: &Tensor<'_>,
+        finished: impl FnMut(usize, &'static str),
+    ) -> Result<Tensor<'static>, Error> {
+        let size = size_of(input);
         let fitted = match self.fitted.take() {
-            Some(fitted) if fitted.picture == input.size => fitted,
+            Some(fitted) if fitted.size == size => fitted,
             // The old buffers are dropped before the new ones are made.
-            _ => self.prepare(input.size).await?,
+            _ => self.prepare(size).await?,
         };
-        self.queue.write_buffer(&fitted.input, 0, bytemuck::cast_slice(&input.data));
-        self.submit(&fitted, progress).await?;
-        let data = fitted.output.to_vec().await?;
-        let size = fitted.output_size;
-        self.fitted = Some(fitted);
-        Ok(Planes { size, data })
+        guarded(&self.device, || self.load(input, &fitted.input)).await?;
+        self.submit(&fitted, finished).await?;
+        let fitted = self.fitted.insert(fitted);
+        Ok(fitted.stages.last().expect("the network has stages").output.clone())
     }
 
-    async fn prepare(&self, picture: Size) -> Result<Fitted, Error> {
-        let plan = SlotPlan::new(&self.net, picture);
-        check(&self.net, &plan, picture, &self.device.limits())?;
+    fn load(&self, input: &Tensor<'_>, buffer: &wgpu::Buffer) {
+        if let Some(values) = input.as_slice() {
+            self.queue.write_buffer(buffer, 0, bytemuck::cast_slice(values));
+        } else if let Some((source, offset)) = input.buffer() {
+            let bytes = 4 * input.shape().iter().product::<usize>() as u64;
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(source, offset, buffer, 0, bytes);
+            self.queue.submit([encoder.finish()]);
+        }
+    }
+
+    async fn prepare(&self, size: Size) -> Result<Fitted, Error> {
+        let plan = SlotPlan::new(&self.stages, size);
+        check(&self.stages, &plan, size, &self.device.limits())?;
         let made = guarded(&self.device, || {
             let slots = plan.capacity.iter().map(|&values| {
                 self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -108,41 +116,45 @@ impl GpuNet {
                 })
             });
             let slots: Vec<_> = slots.collect();
-            let stage = |(at, conv): (&slots::StageSlots, &Conv)| {
-                conv.prepare(at.sizes.0, &slots[at.input], &slots[at.convolved])
+            let stage = |((at, conv), stage): ((&slots::StageSlots, &Conv), &Stage)| {
+                let windows = conv.prepare(at.sizes[0], &slots[at.input], &slots[at.convolved]);
+                let pooling = (stage.finish == Finish::ReluPool).then(|| {
+                    let (x, y) = (&slots[at.convolved], &slots[at.output]);
+                    self.pool.prepare(stage.geometry.out_channels, at.sizes[1], x, y)
+                });
+                (windows, pooling)
             };
-            let windows: Vec<_> = plan.stages.iter().zip(&self.convs).map(stage).collect();
-            (slots, windows)
+            let stages = plan.stages.iter().zip(&self.convs).zip(&self.stages).map(stage);
+            let stages: Vec<_> = stages.collect();
+            (slots, stages)
         });
-        let (slots, windows) = made.await?;
+        let (slots, dispatches) = made.await?;
 
         let mut stages = Vec::new();
-        for ((at, windows), stage) in plan.stages.iter().zip(windows).zip(self.net.stages()) {
-            let shape = [1, stage.geometry.out_channels, at.sizes.1.height, at.sizes.1.width];
-            let tensor = |slot: usize| -> Result<_, Error> {
+        for ((at, (windows, pooling)), stage) in
+            plan.stages.iter().zip(dispatches).zip(&self.stages)
+        {
+            let tensor = |slot: usize, size: Size| -> Result<_, Error> {
+                let shape = [1, stage.geometry.out_channels, size.height, size.width];
                 Ok(Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape)?)
             };
-            let addend = at.addend.map(tensor).transpose()?;
             stages.push(FittedStage {
                 windows,
-                convolved: tensor(at.convolved)?,
-                normalized: tensor(at.output)?,
-                addend,
+                pooling,
+                convolved: tensor(at.convolved, at.sizes[1])?,
+                output: tensor(at.output, at.sizes[2])?,
+                addend: at.addend.map(|slot| tensor(slot, at.sizes[2])).transpose()?,
             });
         }
-        let last = plan.stages.last().expect("the network has stages");
-        let output_size = last.sizes.1;
-        let shape = [3, output_size.height, output_size.width];
-        let output = Tensor::from_buffer(&self.context, slots[last.output].clone(), 0, shape)?;
-        Ok(Fitted { picture, input: slots[0].clone(), stages, output, output_size })
+        Ok(Fitted { size, input: slots[0].clone(), stages })
     }
 
-    /// Records and submits stage after stage. While one submission runs the next is recorded; `progress` hears of those
-    /// that are finished.
+    /// Records and submits stage after stage. While one submission runs the next is recorded; `finished` hears how
+    /// many are done, and the last one's name.
     async fn submit(
         &self,
         fitted: &Fitted,
-        mut progress: impl FnMut(Progress),
+        mut finished: impl FnMut(usize, &'static str),
     ) -> Result<(), Error> {
         let total = fitted.stages.len();
         let mut chunk = Chunk::new(&self.device);
@@ -153,7 +165,7 @@ impl GpuNet {
                 window.record(&mut chunk.pass);
                 let last = number + 1 == stage.windows.len();
                 if last {
-                    self.record_norm(index, stage, &mut chunk.pass)?;
+                    self.record_finish(index, stage, &mut chunk.pass)?;
                 }
                 let end = last && index + 1 == total;
                 if chunk.work >= SUBMISSION_WORK || end {
@@ -165,11 +177,7 @@ impl GpuNet {
                     let (ticket, stage) = running.pop_front().expect("it is not empty");
                     ticket.finished(&self.device).await?;
                     if let Some(stage) = stage {
-                        progress(Progress {
-                            stage: self.net.stages()[stage].name,
-                            done: stage + 1,
-                            total,
-                        });
+                        finished(stage + 1, self.stages[stage].name);
                     }
                 }
             }
@@ -177,25 +185,29 @@ impl GpuNet {
         Ok(())
     }
 
-    fn record_norm(
+    /// What follows the convolution and is not part of it.
+    fn record_finish(
         &self,
         index: usize,
         stage: &FittedStage,
         pass: &mut wgpu::ComputePass<'static>,
     ) -> Result<(), Error> {
+        if let Some(pooling) = &stage.pooling {
+            pooling.record(pass);
+        }
         let Some(norm) = &self.norms[index] else { return Ok(()) };
-        let epilogue = match (&stage.addend, self.net.stages()[index].finish) {
-            (Some(addend), Finish::NormAddBlockInput) => Epilogue::new().with_addend(addend),
-            _ => Epilogue::new().with_activation(Activation::Relu),
+        let extras = match (&stage.addend, self.stages[index].finish) {
+            (Some(addend), Finish::NormAddBlockInput) => Extras::new().with_addend(addend),
+            _ => Extras::new().with_activation(Activation::Relu),
         };
-        let (x, y) = (&stage.convolved, &stage.normalized);
-        Ok(norm.record(&self.context, pass, x, y, epilogue, Mode::Eval)?)
+        let (x, y) = (&stage.convolved, &stage.output);
+        Ok(norm.record(&self.context, pass, x, y, &extras, Mode::Eval)?)
     }
 }
 
 /// Refuses pictures whose activations exceed the device's limits, before anything is allocated.
 fn check(
-    net: &TransformerNet,
+    stages: &[Stage],
     plan: &SlotPlan,
     picture: Size,
     limits: &wgpu::Limits,
@@ -211,7 +223,7 @@ fn check(
     if needed <= limit {
         return Ok(());
     }
-    let suggestion = slots::longest_side_within(net, picture, limit);
+    let suggestion = slots::longest_side_within(stages, picture, limit);
     Err(GpuError::TooLarge { size: picture, needed, limit_name, limit, suggestion })
 }
 
@@ -248,7 +260,7 @@ mod tests {
         let limits = wgpu::Limits::default();
         let tried = |height, width| {
             let picture = Size::new(height, width);
-            check(&net, &SlotPlan::new(&net, picture), picture, &limits)
+            check(net.stages(), &SlotPlan::new(net.stages(), picture), picture, &limits)
         };
         // 16 channels of four bytes: 128 MiB are 2^21 pixels.
         assert!(tried(1024, 2048).is_ok());

@@ -13,6 +13,7 @@
 override KERNEL: u32 = 3;
 override STRIDE: u32 = 1;
 override UPSAMPLE: u32 = 1;
+override RELU: u32 = 0; // 1: negative outputs become 0
 override LANES_O: u32 = 8;
 override LANES_P: u32 = 8;
 override BLOCKS: u32 = 2; // of four channels per lane: 1 or 2
@@ -64,8 +65,10 @@ fn begin(position: vec4<u32>) -> vec4<i32> {
     return vec4<i32>(position * STRIDE) - i32(KERNEL / 2u);
 }
 
-fn store(channel: u32, pixel: u32, value: vec4<f32>) {
+fn store(channel: u32, pixel: u32, sum: vec4<f32>) {
     if (pixel < shape.out_pixels) {
+        var value = sum;
+        if (RELU == 1u) { value = max(sum, vec4<f32>(0.0)); }
         let at = channel * shape.out_pixels + pixel;
         if (channel < shape.out_channels) { y[at] = value.x; }
         if (channel + 1u < shape.out_channels) { y[at + shape.out_pixels] = value.y; }

@@ -1,0 +1,50 @@
+//! A list of stages, ready to run on the back end that its context stands for.
+
+use wgnorm::{Backend, Context, Tensor};
+
+use crate::error::Error;
+use crate::gpu::GpuNet;
+use crate::host::HostNet;
+use crate::net::{Size, Stage};
+
+/// A network's stages with their weights where they are used.
+pub(crate) enum Executor {
+    Host(HostNet),
+    Gpu(Box<GpuNet>),
+}
+
+impl Executor {
+    pub async fn new(context: &Context, stages: &[Stage]) -> Result<Executor, Error> {
+        Ok(match context.backend() {
+            Backend::Host => Executor::Host(HostNet::new(context, stages)?),
+            Backend::Gpu => Executor::Gpu(Box::new(GpuNet::new(context, stages).await?)),
+        })
+    }
+
+    /// How many stages there are.
+    pub fn stages(&self) -> usize {
+        match self {
+            Executor::Host(net) => net.stages(),
+            Executor::Gpu(net) => net.stages(),
+        }
+    }
+
+    /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or where the stages run. What comes out of
+    /// a GPU is overwritten by the next run. `finished` hears how many stages are done, and the last one's name.
+    pub async fn run(
+        &mut self,
+        input: Tensor<'_>,
+        finished: impl FnMut(usize, &'static str),
+    ) -> Result<Tensor<'static>, Error> {
+        match self {
+            Executor::Host(net) => net.run(input, finished),
+            Executor::Gpu(net) => net.run(&input, finished).await,
+        }
+    }
+}
+
+/// Height and width of a tensor of shape `(1, C, H, W)`.
+pub(crate) fn size_of(tensor: &Tensor<'_>) -> Size {
+    let shape = tensor.shape();
+    Size::new(shape[2], shape[3])
+}

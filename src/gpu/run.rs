@@ -1,0 +1,242 @@
+//! The operations of [`crate::ops`] on a GPU: outputs, calls, submissions.
+
+use super::encode::{Job, Recorder};
+use super::{Gpu, GpuData, Operand, Operands};
+use crate::ops::{Backward, Inputs, Merge};
+use crate::plan::{Keep, Small, Wants};
+use crate::{Error, Estimator, Grads, Problem, StatSource, Tensor, TensorDesc, View};
+use std::sync::Arc;
+
+type Output = Tensor<'static>;
+
+impl Gpu {
+    /// A tensor for a result.
+    fn output(self: &Arc<Self>, desc: TensorDesc) -> Result<(Output, GpuData), Error> {
+        let data = self.allocate(desc.bytes())?;
+        Ok((Tensor::gpu(desc, data.clone()), data))
+    }
+
+    /// Four numbers per statistic of a problem; of nothing they are zeros.
+    fn entries(self: &Arc<Self>, problem: &Problem) -> Result<(Output, GpuData), Error> {
+        let desc = TensorDesc::new([problem.view.statistics() as usize, 4])?;
+        if problem.view.elements() > 0 {
+            return self.output(desc);
+        }
+        let data = self.zeros(desc.bytes())?;
+        Ok((Tensor::gpu(desc, data.clone()), data))
+    }
+
+    /// Prepares a call of this context's own, not of a layer, and submits it.
+    fn call(&self, job: &Job, operands: &Operands<'_>) -> Result<(), Error> {
+        let call = self.calls.get(self, job, operands)?;
+        self.submit("a call", |encoder| {
+            call.record(encoder);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+impl Inputs<'_, '_> {
+    fn submit(&self, gpu: &Gpu, job: &Job, operands: &Operands<'_>) -> Result<(), Error> {
+        let call = self.calls.get(gpu, job, operands)?;
+        gpu.submit("forward", |encoder| {
+            call.record(encoder);
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+pub(crate) fn statistics(gpu: &Arc<Gpu>, inputs: &Inputs<'_, '_>) -> Result<Output, Error> {
+    let (tensor, moments) = gpu.entries(&inputs.problem)?;
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Moments, &moments);
+    inputs.submit(gpu, &Job::Statistics(inputs.problem), &operands)?;
+    Ok(tensor)
+}
+
+pub(crate) fn forward(gpu: &Arc<Gpu>, inputs: &Inputs<'_, '_>) -> Result<Output, Error> {
+    let (tensor, y) = gpu.output(inputs.x.desc().clone())?;
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Y, &y);
+    inputs.submit(gpu, &Job::Forward(inputs.problem, Keep::Nothing), &operands)?;
+    Ok(tensor)
+}
+
+/// y, and the statistics it was made with.
+pub(crate) fn forward_saved(
+    gpu: &Arc<Gpu>,
+    inputs: &Inputs<'_, '_>,
+) -> Result<(Output, Output), Error> {
+    if let Some((given, _)) = &inputs.extras.statistics {
+        return Ok((forward(gpu, inputs)?, given.tensor.clone()));
+    }
+    let (tensor, y) = gpu.output(inputs.x.desc().clone())?;
+    let (saved, moments) = gpu.entries(&inputs.problem)?;
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Y, &y);
+    operands.add(Operand::Moments, &moments);
+    inputs.submit(gpu, &Job::Forward(inputs.problem, Keep::Moments), &operands)?;
+    Ok((tensor, saved))
+}
+
+pub(crate) fn record(
+    gpu: &Arc<Gpu>,
+    inputs: &Inputs<'_, '_>,
+    y: &Tensor<'_>,
+    recorder: &mut dyn Recorder,
+) -> Result<(), Error> {
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Y, y.gpu_data(gpu, "y")?);
+    let job = Job::Forward(inputs.problem, Keep::Nothing);
+    let call = inputs.calls.get(gpu, &job, &operands)?;
+    // From here on the application decides when this memory is used.
+    operands.escape();
+    call.record(recorder);
+    Ok(())
+}
+
+pub(crate) fn group_sums(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Output, Error> {
+    let saved = pass.saved;
+    let (tensor, sums) = gpu.entries(&saved.problem)?;
+    let mut operands = pass.gpu_operands(gpu)?;
+    operands.add(Operand::Sums, &sums);
+    let call = pass.calls.get(gpu, &Job::GroupSums(saved.problem), &operands)?;
+    gpu.submit("group sums", |encoder| {
+        call.record(encoder);
+        Ok(())
+    })?;
+    Ok(tensor)
+}
+
+/// The tensor for the addend's gradient, where that is not dy.
+fn gradient(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Option<(Output, GpuData)>, Error> {
+    let saved = pass.saved;
+    saved.problem.has_gradient().then(|| gpu.output(saved.x.desc().clone())).transpose()
+}
+
+pub(crate) fn backward(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Grads, Error> {
+    let saved = pass.saved;
+    let (dx, dx_data) = gpu.output(saved.x.desc().clone())?;
+    let gradient = gradient(gpu, pass)?;
+    let accumulate = pass.accumulate.as_deref();
+    let empty = saved.x.shape().elements() == 0;
+    let param = |wanted: bool, like: Option<&Output>, old: Option<&Output>| -> Result<_, Error> {
+        let Some(like) = like.filter(|_| wanted) else { return Ok(None) };
+        let desc = TensorDesc::new(like.shape())?;
+        let bytes = desc.bytes();
+        let data = match old {
+            // A copy: others may hold the old one.
+            Some(old) => gpu.copy(old.gpu_data(gpu, "gradient")?)?,
+            // Nothing to sum, or to be added to.
+            None if empty || accumulate.is_some() => gpu.zeros(bytes)?,
+            None => gpu.allocate(bytes)?,
+        };
+        Ok(Some(Tensor::gpu(desc, data)))
+    };
+    let [weight, bias] = saved.wants;
+    let dweight =
+        param(weight, saved.weight.as_ref(), accumulate.and_then(|g| g.dweight.as_ref()))?;
+    let dbias = param(bias, saved.bias.as_ref(), accumulate.and_then(|g| g.dbias.as_ref()))?;
+    let mut operands = pass.gpu_operands(gpu)?;
+    operands.add(Operand::Y, &dx_data);
+    if let Some((_, data)) = &gradient {
+        operands.add(Operand::Gradient, data);
+    }
+    for (operand, name, tensor) in
+        [(Operand::WeightOut, "dweight", &dweight), (Operand::BiasOut, "dbias", &dbias)]
+    {
+        if let Some(tensor) = tensor {
+            operands.add(operand, tensor.gpu_data(gpu, name)?);
+        }
+    }
+    let wants = Wants {
+        weight: dweight.is_some(),
+        bias: dbias.is_some(),
+        accumulate: accumulate.is_some(),
+        given_sums: pass.sums.is_some(),
+    };
+    let call = pass.calls.get(gpu, &Job::Backward(saved.problem, wants), &operands)?;
+    gpu.submit("backward", |encoder| {
+        call.record(encoder);
+        Ok(())
+    })?;
+    drop(operands);
+    let daddend = saved.problem.addend.then(|| match gradient {
+        Some((tensor, _)) => tensor,
+        None => pass.dy.clone().into_owned(),
+    });
+    Ok(Grads { dx, dweight, dbias, daddend })
+}
+
+pub(crate) fn merge(gpu: &Arc<Gpu>, a: &Output, b: &Output, how: Merge) -> Result<Output, Error> {
+    let (tensor, out) = gpu.output(a.desc().clone())?;
+    let mut operands = Operands::default();
+    operands.add(Operand::Moments, a.gpu_data(gpu, "statistics")?);
+    operands.add(Operand::Sums, b.gpu_data(gpu, "other")?);
+    operands.add(Operand::Gathered, &out);
+    let small = Small::Merge { entries: a.shape()[0] as u32, add: how == Merge::Sums };
+    gpu.call(&Job::Small(small), &operands)?;
+    Ok(tensor)
+}
+
+/// `mix` and `rows` are matrices.
+pub(crate) fn mix(
+    gpu: &Arc<Gpu>,
+    mix: &Tensor<'_>,
+    rows: &Tensor<'_>,
+    transposed: bool,
+) -> Result<Output, Error> {
+    let [m, n] = [mix.shape()[0] as u32, mix.shape()[1] as u32];
+    let (outputs, terms, strides) = if transposed { (n, m, [1, n]) } else { (m, n, [n, 1]) };
+    let columns = rows.shape()[1] as u32;
+    let (tensor, out) = gpu.output(TensorDesc::new([outputs as usize, columns as usize])?)?;
+    let mut operands = Operands::default();
+    operands.add(Operand::Weight, mix.gpu_data(gpu, "weights")?);
+    operands.add(Operand::Bias, rows.gpu_data(gpu, "styles")?);
+    operands.add(Operand::WeightOut, &out);
+    gpu.call(&Job::Small(Small::Mix { extent: [outputs, columns, terms], strides }), &operands)?;
+    Ok(tensor)
+}
+
+pub(crate) fn style_tables(
+    gpu: &Arc<Gpu>,
+    moments: &Output,
+    eps: f64,
+    estimator: Estimator,
+    shape: [usize; 2],
+) -> Result<(Output, Output), Error> {
+    let (deviations, weight) = gpu.output(TensorDesc::new(shape)?)?;
+    let (means, bias) = gpu.output(TensorDesc::new(shape)?)?;
+    let mut operands = Operands::default();
+    operands.add(Operand::Moments, moments.gpu_data(gpu, "style statistics")?);
+    operands.add(Operand::WeightOut, &weight);
+    operands.add(Operand::BiasOut, &bias);
+    let entries = moments.shape()[0] as u32;
+    gpu.call(&Job::Small(Small::StyleTables { entries, eps, estimator }), &operands)?;
+    Ok((deviations, means))
+}
+
+/// `[moments, dσ, dμ]` of the style.
+pub(crate) fn style_gradient(
+    gpu: &Arc<Gpu>,
+    problem: &Problem,
+    style: &Tensor<'_>,
+    [moments, dsigma, dmu]: [&Output; 3],
+    estimator: Estimator,
+) -> Result<Output, Error> {
+    let source = StatSource::Given { differentiable: false };
+    // The tables have a value per statistic.
+    let view = View { param: problem.view.stat, ..problem.view };
+    let problem = Problem { view, source, weight: true, bias: true, ..*problem };
+    let (tensor, out) = gpu.output(style.desc().clone())?;
+    let mut operands = Operands::default();
+    operands.add(Operand::X, style.gpu_data(gpu, "style")?);
+    operands.add(Operand::Moments, moments.gpu_data(gpu, "style statistics")?);
+    operands.add(Operand::Weight, dsigma.gpu_data(gpu, "table")?);
+    operands.add(Operand::Bias, dmu.gpu_data(gpu, "table")?);
+    operands.add(Operand::Y, &out);
+    gpu.call(&Job::StyleGradient(problem, estimator), &operands)?;
+    Ok(tensor)
+}

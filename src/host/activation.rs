@@ -1,0 +1,69 @@
+//! The activations and their derivatives, twin of `shaders/activation.wgsl`.
+
+use crate::Activation;
+use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI, SQRT_2};
+
+/// Of GELU's approximation by tanh.
+const CUBIC: f64 = 0.044715;
+const SQRT_2_OVER_PI: f64 = FRAC_2_SQRT_PI / SQRT_2;
+
+/// Every `z` becomes `act(z)`.
+pub(super) fn apply(activation: Activation, z: &mut [f64]) {
+    let each = |z: &mut [f64], f: fn(f64) -> f64| z.iter_mut().for_each(|z| *z = f(*z));
+    match activation {
+        Activation::None => {}
+        // A comparison keeps NaN, max would not.
+        Activation::Relu => z.iter_mut().for_each(|z| *z = if *z < 0.0 { 0.0 } else { *z }),
+        Activation::LeakyRelu(slope) => {
+            let slope = f64::from(slope);
+            z.iter_mut().for_each(|z| *z = if *z > 0.0 { *z } else { slope * *z });
+        }
+        Activation::Silu => each(z, |z| z * sigmoid(z)),
+        Activation::Gelu => each(z, |z| z * normal_cdf(z)),
+        Activation::GeluTanh => each(z, |z| 0.5 * z * (1.0 + gelu_tanh(z))),
+        Activation::Tanh => each(z, f64::tanh),
+        Activation::Sigmoid => each(z, sigmoid),
+    }
+}
+
+/// Every `g` becomes `g · act'(z)`. At the corner of a ReLU the slope is that below it.
+pub(super) fn chain(activation: Activation, z: &[f64], g: &mut [f64]) {
+    let each = |g: &mut [f64], slope: fn(f64) -> f64| {
+        g.iter_mut().zip(z).for_each(|(g, &z)| *g *= slope(z));
+    };
+    match activation {
+        Activation::None => {}
+        Activation::Relu => {
+            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z <= 0.0 { 0.0 } else { *g });
+        }
+        Activation::LeakyRelu(slope) => {
+            let slope = f64::from(slope);
+            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z > 0.0 { *g } else { slope * *g });
+        }
+        Activation::Silu => each(g, |z| sigmoid(z) * (1.0 + z * sigmoid(-z))),
+        Activation::Gelu => each(g, |z| {
+            let density = 0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI * (-0.5 * z * z).exp();
+            normal_cdf(z) + z * density
+        }),
+        Activation::GeluTanh => each(g, |z| {
+            let tanh = gelu_tanh(z);
+            let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * z * z);
+            0.5 * (1.0 + tanh) + 0.5 * z * (1.0 - tanh * tanh) * inner
+        }),
+        Activation::Tanh => each(g, |z| 1.0 - z.tanh() * z.tanh()),
+        Activation::Sigmoid => each(g, |z| sigmoid(z) * sigmoid(-z)),
+    }
+}
+
+fn sigmoid(z: f64) -> f64 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+/// Φ. By erfc, because 1 + erf would cancel far below 0.
+fn normal_cdf(z: f64) -> f64 {
+    0.5 * libm::erfc(-z * FRAC_1_SQRT_2)
+}
+
+fn gelu_tanh(z: f64) -> f64 {
+    (SQRT_2_OVER_PI * (z + CUBIC * z * z * z)).tanh()
+}

@@ -1,0 +1,245 @@
+//! The backward pass; twin of `shaders/grads_*.wgsl` and `shaders/apply_grads.wgsl`.
+//!
+//! With g the gradient behind the epilogue and γ the weight,
+//! `dx = rstd · (γg − Σγg/n − xhat · Σγg·xhat/n)`, `dbias = Σ g`, `dweight = Σ g·xhat`.
+
+use super::activation;
+use super::apply::{self, Normalizer, TILE, Table, Tile};
+use super::parallel::{self, BLOCK};
+use super::reduce::{self, Merge};
+use super::stats::{self, Moments};
+use super::walk::{Counts, Pair, Run, Walk, group_strides};
+use crate::problem::Problem;
+use crate::{Activation, Element};
+
+/// How many elements, Σu and Σu·xhat, u being g or γg.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sums {
+    pub count: f64,
+    pub u: f64,
+    pub u_xhat: f64,
+}
+
+impl Merge for Sums {
+    fn merge(self, other: Sums) -> Sums {
+        Sums {
+            count: self.count + other.count,
+            u: self.u + other.u,
+            u_xhat: self.u_xhat + other.u_xhat,
+        }
+    }
+}
+
+/// The mean terms of dx, of consecutive groups.
+pub(super) struct MeanTerms {
+    first: usize,
+    /// Σγg/n, 0 where nothing is centered.
+    u: Vec<f64>,
+    /// Σγg·xhat/n.
+    u_xhat: Vec<f64>,
+}
+
+impl MeanTerms {
+    /// From `(n, Σγg, Σγg·xhat)` of the groups from the `first` on.
+    fn new(first: usize, centered: bool, sums: impl Iterator<Item = Sums>) -> Self {
+        let mean = |sum: f64, n: f64| if n == 0.0 { 0.0 } else { sum / n };
+        let means =
+            |s: Sums| (if centered { mean(s.u, s.count) } else { 0.0 }, mean(s.u_xhat, s.count));
+        let (u, u_xhat) = sums.map(means).unzip();
+        MeanTerms { first, u, u_xhat }
+    }
+
+    fn along(&self, run: &Run) -> Pair<'_> {
+        Pair::new([&self.u, &self.u_xhat], run.at.stat - self.first, run.step.stat, run.len)
+    }
+}
+
+/// What is written: contiguous parts of dx, and of the addend's gradient where it is not dy.
+pub(super) struct Outputs<'a, T> {
+    pub dx: &'a mut [T],
+    pub daddend: Option<&'a mut [T]>,
+}
+
+impl<'a, T> Outputs<'a, T> {
+    /// Pieces of these lengths, one behind the other.
+    fn split(self, lens: impl Iterator<Item = usize> + Clone) -> Vec<Outputs<'a, T>> {
+        let dx = parallel::split(self.dx, lens.clone());
+        let mut daddend = self.daddend.map(|d| parallel::split(d, lens).into_iter());
+        let mut next = || daddend.as_mut().and_then(Iterator::next);
+        dx.into_iter().map(|dx| Outputs { dx, daddend: next() }).collect()
+    }
+}
+
+/// The operands of a backward pass.
+pub(super) struct Differentiator<'a, T> {
+    pub normalizer: Normalizer<'a, T>,
+    pub dy: &'a [T],
+    /// All statistics, and what they normalize with.
+    pub moments: Vec<Moments>,
+    pub table: Table,
+}
+
+impl<T: Element> Differentiator<'_, T> {
+    /// xhat and g of a run; 0 where an element does not count.
+    fn evaluate(&self, run: &Run, xhat: &mut [f64], g: &mut [f64]) {
+        let normalizer = &self.normalizer;
+        normalizer.normalize(run, &self.table, xhat);
+        g.iter_mut().zip(run.slice(self.dy)).for_each(|(g, &dy)| *g = dy.widen());
+        if normalizer.activation != Activation::None {
+            let mut tile: Tile = [0.0; TILE];
+            let z = &mut tile[..run.len];
+            z.copy_from_slice(xhat);
+            normalizer.complete(run, z);
+            activation::chain(normalizer.activation, z, g);
+        }
+        run.clear(normalizer.mask, xhat, 0.0);
+        run.clear(normalizer.mask, g, 0.0);
+    }
+
+    /// g becomes γg.
+    fn weigh(&self, run: &Run, g: &mut [f64]) {
+        if let Some(affine) = self.normalizer.affine(run) {
+            affine.map(g, |g, weight, _| g * weight);
+        }
+    }
+
+    /// The sums of every key of `walk`, with γ in them if they are `weighted`.
+    pub fn sums(&self, walk: &Walk, weighted: bool) -> Vec<Sums> {
+        reduce::reduce(walk, |block| {
+            let mut sums = vec![Sums::default(); block.keys()];
+            let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
+            for run in block.runs(TILE) {
+                let (xhat, g) = (&mut xhat[..run.len], &mut g[..run.len]);
+                self.evaluate(&run, xhat, g);
+                if weighted {
+                    self.weigh(&run, g);
+                }
+                let counted = run.counts(self.normalizer.mask).number(run.len) as f64;
+                if run.step.key == 0 {
+                    xhat.iter_mut().zip(&*g).for_each(|(xhat, &u)| *xhat *= u);
+                    let [u] = stats::sums(g, &Counts::All, |u| [u]);
+                    let [u_xhat] = stats::sums(xhat, &Counts::All, |u_xhat| [u_xhat]);
+                    let sums = &mut sums[run.at.key];
+                    *sums = sums.merge(Sums { count: counted, u, u_xhat });
+                } else {
+                    let sums = &mut sums[run.at.key..][..run.len];
+                    for ((sums, &u), &xhat) in sums.iter_mut().zip(&*g).zip(&*xhat) {
+                        sums.count += counted / run.len as f64;
+                        sums.u += u;
+                        sums.u_xhat += u * xhat;
+                    }
+                }
+            }
+            sums
+        })
+    }
+
+    /// Fills the outputs and, if wanted, returns the sums of g and g·xhat of every parameter. `given`
+    /// sums replace the groups' own.
+    pub fn gradients(
+        &self,
+        problem: &Problem,
+        given: Option<&[f64]>,
+        wants_params: bool,
+        outputs: Outputs<'_, T>,
+    ) -> Vec<Sums> {
+        // Parameters that vary in a group have sums of their own.
+        let inside = problem.params_inside();
+        let centered = problem.centered;
+        let walk = Walk::new(problem, group_strides(&problem.view));
+        // Of consecutive groups, as they have n elements each.
+        let own_terms = |first: usize, sums: &[Sums]| {
+            let weigh = |(i, sums): (usize, &Sums)| {
+                let weight = if inside { 1.0 } else { self.group_weight(problem, first + i) };
+                let count = self.moments[first + i].count;
+                Sums { count, u: weight * sums.u, u_xhat: weight * sums.u_xhat }
+            };
+            MeanTerms::new(first, centered, sums.iter().enumerate().map(weigh))
+        };
+        let needs_own = given.is_none() && !problem.source.is_constant();
+        let groups = if needs_own && let Some(parts) = walk.resident_parts() {
+            let pieces = outputs.split(parts.iter().map(Walk::len));
+            let tasks = parts.into_iter().zip(pieces).collect();
+            let groups = parallel::map(tasks, walk.len(), |(part, outputs)| {
+                let sums = self.sums(&part, inside);
+                let terms = own_terms(part.base.key, &sums);
+                self.write(&walk, Some(&terms), part.base.data, outputs);
+                sums
+            });
+            groups.concat()
+        } else {
+            let groups = if needs_own || (wants_params && !inside) {
+                self.sums(&walk, inside)
+            } else {
+                Vec::new()
+            };
+            let terms = match given {
+                _ if problem.source.is_constant() => None,
+                None => Some(own_terms(0, &groups)),
+                Some(given) => {
+                    let sums = given.as_chunks().0.iter();
+                    let sums = sums.map(|&[count, u, u_xhat, _]| Sums { count, u, u_xhat });
+                    Some(MeanTerms::new(0, centered, sums))
+                }
+            };
+            self.backward(&walk, terms.as_ref(), outputs);
+            groups
+        };
+        match (wants_params, inside) {
+            (false, _) => Vec::new(),
+            (true, true) => self.sums(&Walk::new(problem, problem.view.param), false),
+            (true, false) => {
+                let walk = Walk::new(problem, problem.view.param);
+                let mut params = vec![Sums::default(); walk.keys()];
+                for (group, sums) in groups.into_iter().enumerate() {
+                    let param = &mut params[problem.view.param_index(group as u32) as usize];
+                    *param = param.merge(sums);
+                }
+                params
+            }
+        }
+    }
+
+    /// The weight of a group within which it is constant.
+    fn group_weight(&self, problem: &Problem, group: usize) -> f64 {
+        self.normalizer.weight(problem.view.param_index(group as u32) as usize)
+    }
+
+    /// All outputs.
+    fn backward(&self, walk: &Walk, terms: Option<&MeanTerms>, outputs: Outputs<'_, T>) {
+        let elements = outputs.dx.len();
+        let starts = (0..elements).step_by(BLOCK);
+        let pieces = outputs.split(starts.clone().map(|at| BLOCK.min(elements - at)));
+        let tasks = starts.zip(pieces).collect();
+        parallel::map(tasks, elements, |(start, part)| self.write(walk, terms, start, part));
+    }
+
+    /// The outputs from element `start` on.
+    fn write(
+        &self,
+        walk: &Walk,
+        terms: Option<&MeanTerms>,
+        start: usize,
+        mut outputs: Outputs<'_, T>,
+    ) {
+        let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
+        for run in walk.runs_from(start, outputs.dx.len(), TILE) {
+            let (xhat, g) = (&mut xhat[..run.len], &mut g[..run.len]);
+            self.evaluate(&run, xhat, g);
+            let store = |values: &[f64], output: &mut [T]| {
+                let output = &mut output[run.at.data - start..][..run.len];
+                apply::store(values, output);
+                run.clear(self.normalizer.mask, output, T::narrow(0.0));
+            };
+            if let Some(daddend) = &mut outputs.daddend {
+                store(g, daddend);
+            }
+            self.weigh(&run, g);
+            if let Some(terms) = terms {
+                terms.along(&run).zip(g, xhat, |u, xhat, mean, slope| u - mean - xhat * slope);
+            }
+            self.table.along(&run).map(g, |u, _, rstd| u * rstd);
+            store(g, outputs.dx);
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! How the elements of a view are shared out among workgroups, lanes and dispatches.
+
+use super::{
+    Access, Caps, Kernel, Offsets, Operand, Overrides, Stage, Task, Window, binding_shift,
+};
+use crate::problem::{Momentum, Problem, StatSource};
+use crate::{Activation, PlanError, View};
+
+/// Lanes of a workgroup. 256 is what every WebGPU device offers; devices with fewer get fewer.
+const LANES: u32 = 256;
+/// Values per lane up to which a group stays in registers: 16 vec4. More would spill on GPUs that
+/// give a lane 64 registers at full occupancy (lanes × data registers ≤ 16 Ki words here).
+const TILE_MAX: u32 = 16;
+/// vec4 steps a lane takes before a group gets more lanes. Fewer lanes mean fewer barrier rounds
+/// and more groups per workgroup; four loads in flight hide latency.
+const TILE_IDEAL: u32 = 4;
+/// Smallest slice of a split group: 16 KiB, so that a workgroup's work outweighs its launch.
+const SLICE_MIN: u32 = 4096;
+/// Most slices of a split group: every workgroup of `apply` merges them all, one per lane.
+const SLICES_MAX: u32 = 256;
+/// Workgroups that fill the largest GPUs (about 8 for each of 128 compute units). Beyond, slices
+/// grow instead of their number.
+const WORKGROUPS_ENOUGH: u32 = 1024;
+/// Groups side by side where neighbouring lanes work on neighbouring groups: 32 f32 are a cache
+/// line of 128 bytes. Fewer, down to [`COLUMNS_MIN`], where longer groups then stay in registers.
+const COLUMNS: u32 = 32;
+/// Eight f32 are a sector of 32 bytes, the least that GPUs fetch.
+const COLUMNS_MIN: u32 = 8;
+/// Slices are multiples of this, so that each starts at a vec4 and at an aligned byte.
+const SLICE_STEP: u32 = 64;
+
+/// Bytes of one entry of statistics or sums.
+pub(super) const ENTRY: u64 = 16;
+
+/// How groups are shared out among the rows of lanes of a workgroup.
+#[derive(Clone, Copy)]
+pub(super) struct Slicing {
+    pub slices: u32,
+    pub slice_len: u32,
+    pub rows: u32,
+    pub tile: u32,
+}
+
+impl Slicing {
+    /// Bytes of a partial entry for each slice of each group.
+    pub fn partials(&self, view: &View) -> u64 {
+        u64::from(view.groups()) * u64::from(self.slices) * ENTRY
+    }
+}
+
+/// A view to be walked on a device.
+pub(super) struct Geometry<'a> {
+    pub problem: &'a Problem,
+    /// The problem's own, or with its axes re-sorted.
+    pub view: View,
+    pub caps: &'a Caps,
+    pub offsets: &'a Offsets,
+    wg: u32,
+    dense: bool,
+    columns: bool,
+}
+
+/// One kernel's work over the elements of a view.
+pub(super) struct Pass<'a> {
+    pub kernel: Kernel,
+    pub slicing: Slicing,
+    /// Entries per statistic in the moments or sums it reads.
+    pub parts: u32,
+    pub overrides: Overrides,
+    /// What is bound where it is not the operand of the role's own name.
+    pub bound: &'a [(super::Role, Operand)],
+    /// In the task's last line.
+    pub style: [f32; 4],
+}
+
+/// Weight and bias as they are, m2 divided by the count.
+pub(super) const PLAIN: [f32; 4] = [1.0, 1.0, 0.0, 0.0];
+
+impl<'a> Geometry<'a> {
+    pub fn new(problem: &'a Problem, view: View, caps: &'a Caps, offsets: &'a Offsets) -> Self {
+        let wg = prev_power_of_two(caps.lanes.min(LANES));
+        let dense = view.has_dense_rows();
+        let [_, groups, _, reduced] = view.extent;
+        let [_, beside, outer, inner] = view.data;
+        let contiguous = if reduced == 1 { outer == 1 } else { inner == 1 };
+        let columns = !dense && !contiguous && beside == 1 && groups > 1;
+        Geometry { problem, view, caps, offsets, wg, dense, columns }
+    }
+
+    /// Groups side by side in a workgroup, where neighbouring lanes take them.
+    fn columns(&self, most: u32) -> u32 {
+        self.view.extent[1].next_power_of_two().min(most).min(self.wg)
+    }
+
+    /// Regime "group fits the workgroup": as few lanes per group as give each its ideal tile. None
+    /// if it does not fit.
+    pub fn whole_groups(&self, tile_max: u32) -> Option<Slicing> {
+        let len = self.view.group_len();
+        let chunks = len.div_ceil(4);
+        let slicing = |rows| {
+            let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
+            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile }
+        };
+        if u64::from(len) > self.window() {
+            return None;
+        }
+        if self.columns {
+            let mut rows = self.columns(COLUMNS);
+            while slicing(rows).tile > tile_max && rows > COLUMNS_MIN {
+                rows /= 2;
+            }
+            return Some(slicing(rows)).filter(|s| s.tile <= tile_max);
+        }
+        let lanes = chunks.div_ceil(TILE_IDEAL).next_power_of_two().min(self.wg);
+        Some(slicing(self.wg / lanes)).filter(|s| s.tile <= tile_max)
+    }
+
+    /// The largest groups that one dispatch reads, normalizes and writes.
+    pub fn in_registers(&self) -> Option<Slicing> {
+        self.whole_groups(TILE_MAX)
+    }
+
+    /// Regime "split group": enough slices to fill the device, none with too little work.
+    pub fn split_groups(&self) -> Slicing {
+        let view = &self.view;
+        let rows = if self.columns { self.columns(COLUMNS) } else { 1 };
+        let workgroups = view.groups().div_ceil(rows);
+        let wanted = WORKGROUPS_ENOUGH.div_ceil(workgroups).min(SLICES_MAX.min(self.wg));
+        // A slice must fit a window even when its group does not.
+        let most = (self.window() / u64::from(SLICE_STEP)).max(1) as u32 * SLICE_STEP;
+        let least = (SLICE_MIN / rows).max(SLICE_STEP);
+        let slice_len = slice_of(view.group_len(), wanted).max(least).min(most);
+        Slicing { slices: view.group_len().div_ceil(slice_len), slice_len, rows, tile: 1 }
+    }
+
+    /// For kernels that loop over what they walk: only the shape of the work matters.
+    pub fn looped(&self) -> Slicing {
+        self.whole_groups(TILE_IDEAL).unwrap_or_else(|| self.split_groups())
+    }
+
+    fn element(&self) -> u64 {
+        self.problem.dtype.size() as u64
+    }
+
+    /// Most elements of the tensor that one binding shows: its start may be shifted by the
+    /// alignment of offsets, at most 256 bytes.
+    fn window(&self) -> u64 {
+        self.caps.max_binding.saturating_sub(256) / self.element()
+    }
+
+    /// Cuts one kernel's work into dispatches whose elements fit a binding.
+    pub fn pass(&self, pass: &Pass<'_>, stages: &mut Vec<Stage>) -> Result<(), PlanError> {
+        let (groups, len) = (self.view.groups(), self.view.group_len());
+        let slicing = &pass.slicing;
+        let window = self.window();
+        if window < u64::from(SLICE_STEP) {
+            let needed = 256 + u64::from(SLICE_STEP) * self.element();
+            return Err(binding_limit("a window of the tensor", needed, self.caps.max_binding));
+        }
+        if !self.dense {
+            // The elements of a group lie apart: all are bound at once.
+            let len = self.view.elements();
+            let needed = 256 + u64::from(len) * self.element();
+            check_limit("a tensor whose groups are not contiguous", needed, self.caps.max_binding)?;
+            let span = [0, 0, slicing.slices, groups * slicing.slices];
+            stages.push(self.stage(pass, span, Window { first: 0, len })?);
+        } else if u64::from(len) <= window {
+            let step = (window / u64::from(len)).min(u64::from(groups)) as u32;
+            for first in (0..groups).step_by(step as usize) {
+                let count = step.min(groups - first);
+                let window = Window { first: first * len, len: count * len };
+                let span = [first, 0, slicing.slices, count * slicing.slices];
+                stages.push(self.stage(pass, span, window)?);
+            }
+        } else {
+            let step = ((window / u64::from(slicing.slice_len)) as u32).min(slicing.slices);
+            for group in 0..groups {
+                for first in (0..slicing.slices).step_by(step as usize) {
+                    let count = step.min(slicing.slices - first);
+                    let start = first * slicing.slice_len;
+                    let end = ((first + count).saturating_mul(slicing.slice_len)).min(len);
+                    let window = Window { first: group * len + start, len: end - start };
+                    stages.push(self.stage(pass, [group, first, count, count], window)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&self, pass: &Pass<'_>, span: [u32; 4], window: Window) -> Result<Stage, PlanError> {
+        let (kernel, slicing, problem) = (pass.kernel, &pass.slicing, self.problem);
+        let size = self.element();
+        let offsets = [self.offsets.x, self.offsets.y, self.offsets.addend, self.offsets.dy];
+        let roles = [super::Role::X, super::Role::Y, super::Role::Addend, super::Role::Dy];
+        let operands = kernel.bindings().iter().map(|&(role, _)| self.bound(pass, role)).collect();
+        let mut base = [0; 4];
+        let mut by_four = self.runs_by_four();
+        for ((base, role), mut offset) in base.iter_mut().zip(roles).zip(offsets) {
+            let operand = self.bound(pass, role);
+            if operand == Operand::Gradient {
+                offset = 0; // ours
+            }
+            *base = binding_shift(offset, &window, self.caps.offset_alignment, size);
+            // Only what this kernel touches must be aligned for four elements at a time.
+            let touched = kernel.bindings().iter().any(|&(bound, _)| bound == role);
+            by_four &= !touched || operand == Operand::Absent || offset.is_multiple_of(4 * size);
+        }
+        let overrides = Overrides {
+            wg: self.wg,
+            rows: slicing.rows,
+            columns: self.columns,
+            dense: self.dense,
+            centered: problem.centered,
+            masked: problem.masked,
+            ..pass.overrides
+        };
+        let workgroups = grid(self.caps, span[3].div_ceil(slicing.rows))?;
+        let access = Access::of(problem.dtype, by_four);
+        let task = Task {
+            style: pass.style,
+            slicing: [slicing.slices, slicing.slice_len, self.view.group_len(), pass.parts],
+            ..self.task(span, base)
+        };
+        Ok(Stage { kernel, access, overrides, operands, task, window, workgroups })
+    }
+
+    fn bound(&self, pass: &Pass<'_>, role: super::Role) -> Operand {
+        use super::Role;
+        let named = pass.bound.iter().find(|(bound, _)| *bound == role);
+        let present = |present: bool, operand| if present { operand } else { Operand::Absent };
+        match (named, role) {
+            (Some(&(_, operand)), _) => operand,
+            (None, Role::X) => Operand::X,
+            (None, Role::Y) => Operand::Y,
+            (None, Role::Addend) => present(pass.overrides.addend, Operand::Addend),
+            (None, Role::Weight) => present(pass.overrides.weight, Operand::Weight),
+            (None, Role::Bias) => present(pass.overrides.bias, Operand::Bias),
+            (None, Role::Mask) => present(self.problem.masked, Operand::Mask),
+            (None, Role::Dy) => Operand::Dy,
+            _ => Operand::Absent,
+        }
+    }
+
+    /// Whether runs of contiguous elements start at, and are as long as, a multiple of four.
+    fn runs_by_four(&self) -> bool {
+        if self.dense {
+            return self.view.group_len().is_multiple_of(4);
+        }
+        let View { extent, data, .. } = self.view;
+        data[3] == 1
+            && extent[3].is_multiple_of(4)
+            && (0..3).all(|axis| extent[axis] == 1 || data[axis].is_multiple_of(4))
+    }
+
+    /// A kernel over entries (statistics, groups, parameters), a row of lanes each.
+    pub fn entries(
+        &self,
+        kernel: Kernel,
+        entries: u32,
+        parts: u32,
+        shared_by: u32,
+        overrides: Overrides,
+        operands: &[Operand],
+    ) -> Result<Stage, PlanError> {
+        let lanes = shared_by.next_power_of_two().min(self.wg);
+        let overrides = Overrides {
+            wg: self.wg,
+            rows: self.wg / lanes,
+            dense: true,
+            centered: self.problem.centered,
+            ..overrides
+        };
+        Ok(Stage {
+            kernel,
+            access: Access::F32x1,
+            overrides,
+            operands: operands.into(),
+            task: Task { slicing: [1, 1, 1, parts], ..self.task([0, 0, 1, entries], [0; 4]) },
+            window: Window { first: 0, len: 0 },
+            workgroups: grid(self.caps, entries.div_ceil(overrides.rows))?,
+        })
+    }
+
+    fn task(&self, span: [u32; 4], base: [u32; 4]) -> Task {
+        let start = Window { first: 0, len: 0 };
+        let shift = |offset| binding_shift(offset, &start, self.caps.offset_alignment, 4);
+        let momentum = match self.problem.update.map(|u| u.momentum) {
+            Some(Momentum::Factor(factor)) => factor,
+            _ => 0.0,
+        };
+        Task {
+            view: self.view,
+            span,
+            slicing: [0; 4],
+            base,
+            param_base: [shift(self.offsets.weight), shift(self.offsets.bias), 0, 0],
+            scalars: [
+                self.problem.eps as f32,
+                momentum as f32,
+                (1.0 - momentum) as f32,
+                self.problem.activation.slope(),
+            ],
+            style: PLAIN,
+        }
+    }
+
+    /// Constants of the affine part.
+    pub fn affine(&self) -> Overrides {
+        Overrides {
+            weight: self.problem.weight,
+            bias: self.problem.bias,
+            inside: self.problem.params_inside(),
+            ..Overrides::default()
+        }
+    }
+
+    /// Constants of everything behind the statistics.
+    pub fn epilogue(&self) -> Overrides {
+        Overrides {
+            addend: self.problem.addend,
+            activation: self.problem.activation.code(),
+            running: self.problem.source == StatSource::Running,
+            ..self.affine()
+        }
+    }
+
+    /// Constants of the activation's derivative: behind no activation nothing else matters.
+    pub fn derivative(&self) -> Overrides {
+        let View { extent, param, .. } = self.view;
+        let inside = (2..4).any(|axis| param[axis] != 0 && extent[axis] > 1);
+        match self.problem.activation {
+            Activation::None => Overrides { inside, ..Overrides::default() },
+            _ => Overrides { inside, running: false, ..self.epilogue() },
+        }
+    }
+
+    /// What must fit a binding besides the tensor.
+    pub fn check_params(&self) -> Result<(), PlanError> {
+        if !self.problem.weight && !self.problem.bias {
+            return Ok(());
+        }
+        let axes = self.view.extent.iter().zip(self.view.param);
+        let len = 1 + axes.map(|(&n, stride)| u64::from(n - 1) * u64::from(stride)).sum::<u64>();
+        check_limit("weight or bias", len * 4 + 256, self.caps.max_binding)
+    }
+}
+
+/// Folds a linear count of workgroups into the grid; the shaders unfold it as x + y · width.
+pub(super) fn grid(caps: &Caps, count: u32) -> Result<[u32; 3], PlanError> {
+    let width = count.min(caps.max_grid).max(1);
+    let height = count.div_ceil(width).max(1);
+    if height > caps.max_grid {
+        return Err(PlanError::Limit {
+            what: "the dispatch grid",
+            needed: u64::from(count),
+            limit_name: "max_compute_workgroups_per_dimension",
+            limit: u64::from(caps.max_grid),
+        });
+    }
+    Ok([width, height, 1])
+}
+
+fn slice_of(len: u32, slices: u32) -> u32 {
+    len.div_ceil(slices.max(1)).div_ceil(SLICE_STEP).saturating_mul(SLICE_STEP)
+}
+
+fn prev_power_of_two(n: u32) -> u32 {
+    1 << n.max(1).ilog2()
+}
+
+pub(super) fn check_limit(what: &'static str, needed: u64, limit: u64) -> Result<(), PlanError> {
+    if needed > limit { Err(binding_limit(what, needed, limit)) } else { Ok(()) }
+}
+
+fn binding_limit(what: &'static str, needed: u64, limit: u64) -> PlanError {
+    PlanError::Limit { what, needed, limit_name: "max_storage_buffer_binding_size", limit }
+}

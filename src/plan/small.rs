@@ -1,0 +1,79 @@
+//! Kernels over a few numbers per group, beside the layers' own passes.
+
+use super::geometry::Geometry;
+use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan};
+use crate::{DType, Estimator, PlanError, Problem, View};
+
+/// Work on statistics, tables and banks: one dispatch each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Small {
+    /// [`Operand::Moments`] and [`Operand::Sums`] merged entry by entry into [`Operand::Gathered`].
+    Merge {
+        /// Number of entries.
+        entries: u32,
+        /// Summed, not merged as moments.
+        add: bool,
+    },
+    /// Deviations and means of [`Operand::Moments`] into [`Operand::WeightOut`] and
+    /// [`Operand::BiasOut`].
+    StyleTables {
+        /// Number of entries.
+        entries: u32,
+        /// Added to the variance inside the root.
+        eps: f64,
+        /// Which variance.
+        estimator: Estimator,
+    },
+    /// Rows of [`Operand::Bias`] blended by the matrix [`Operand::Weight`] into
+    /// [`Operand::WeightOut`].
+    Mix {
+        /// Rows of the result, columns, and rows blended.
+        extent: [u32; 3],
+        /// Strides of the matrix along the result's rows and the blended ones.
+        strides: [u32; 2],
+    },
+}
+
+impl Plan {
+    /// Plans one of them.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn small(small: &Small, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
+        let mut view =
+            View { extent: [1; 4], data: [0, 0, 0, 1], param: [0; 4], stat: [0; 4], mask: [0; 4] };
+        let mut eps = 0.0;
+        let mut freedom = 0.0;
+        let mut overrides = Overrides::default();
+        let (kernel, entries, operands) = match *small {
+            Small::Merge { entries, add } => {
+                overrides.accumulate = add;
+                (
+                    Kernel::MergeEntries,
+                    entries,
+                    [Operand::Moments, Operand::Sums, Operand::Gathered],
+                )
+            }
+            Small::StyleTables { entries, eps: given, estimator } => {
+                eps = given;
+                freedom = if estimator == Estimator::Unbiased { 1.0 } else { 0.0 };
+                let operands = [Operand::Moments, Operand::WeightOut, Operand::BiasOut];
+                (Kernel::StyleTables, entries, operands)
+            }
+            Small::Mix { extent: [rows, columns, terms], strides: [along, across] } => {
+                view.extent = [rows, columns, terms, 1];
+                view.param = [along, 0, across, 0];
+                let operands = [Operand::Weight, Operand::Bias, Operand::WeightOut];
+                (Kernel::MixRows, rows * columns, operands)
+            }
+        };
+        if entries == 0 {
+            return Ok(Plan::default());
+        }
+        let problem = Problem::new(view, DType::F32, eps);
+        let geometry = Geometry::new(&problem, view, caps, offsets);
+        let mut stage = geometry.entries(kernel, entries, 1, 1, overrides, &operands)?;
+        stage.task.style[2] = freedom;
+        Ok(Plan { stages: vec![stage], ..Plan::default() })
+    }
+}
