@@ -349,8 +349,10 @@ pub(crate) fn mix(
             }
         }
     }
-    let desc = TensorDesc::new([outputs, columns])?.with_dtype(rows.dtype());
-    Ok(Tensor::host(desc, HostData::narrow(&out, rows.dtype())))
+    // As on a GPU: a blend of 16-bit styles is not rounded to 16 bits.
+    let dtype = if rows.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let desc = TensorDesc::new([outputs, columns])?.with_dtype(dtype);
+    Ok(Tensor::host(desc, HostData::narrow(&out, dtype)))
 }
 
 /// (N, spatial…): x without its channels, N = 1 where it is unbatched.
