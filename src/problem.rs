@@ -192,12 +192,6 @@ impl Problem {
             update: None,
         }
     }
-
-    /// Whether `weight` and `bias` vary within a group.
-    pub fn params_inside(&self) -> bool {
-        let View { extent, param, .. } = self.view;
-        (param[2] != 0 && extent[2] > 1) || (param[3] != 0 && extent[3] > 1)
-    }
 }
 
 // An eps that is not finite is refused before it becomes part of a key.

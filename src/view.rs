@@ -70,6 +70,17 @@ impl View {
         outer * self.param[0] + inner * self.param[1]
     }
 
+    /// Whether parameters vary within a group.
+    pub fn params_inside(&self) -> bool {
+        (2..4).any(|axis| self.param[axis] != 0 && self.extent[axis] > 1)
+    }
+
+    /// Whether each group is one parameter, and those along group_inner are different ones. Rows of
+    /// one element are neither this nor [`params_inside`](Self::params_inside): all share one.
+    pub fn params_follow_groups(&self) -> bool {
+        !self.params_inside() && (self.param[1] != 0 || self.extent[1] == 1)
+    }
+
     /// Index of a group's statistic.
     pub fn stat_index(&self, group: u32) -> u32 {
         let (outer, inner) = self.group_axes(group);

@@ -87,7 +87,7 @@ fn masked_statistics_by_hand() {
     }
 }
 
-/// A batch of which nothing counts leaves everything as it was.
+/// A batch of which nothing counts leaves everything as it was, the count of steps too.
 #[test]
 fn a_mask_without_positions() {
     for device in device::all() {
@@ -106,6 +106,25 @@ fn a_mask_without_positions() {
         }
         assert_eq!(read(&layer.running_mean().unwrap()).unwrap(), [0.0; 2]);
         assert_eq!(read(&layer.running_var().unwrap()).unwrap(), [1.0; 2]);
+        assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 0, "{}", device.name);
+    }
+}
+
+/// A cumulative average is that of the steps in which something counted, whichever sample it was in.
+#[test]
+fn steps_of_nothing_are_not_averaged() {
+    for device in device::all() {
+        let context = &device.context;
+        let config = InstanceNorm1d::config(2).with_track_running_stats(true);
+        let layer = config.with_momentum(Momentum::Cumulative).init(context).unwrap();
+        for (lengths, x) in [([0, 0], 9.0), ([0, 2], 1.0), ([0, 0], 9.0), ([3, 0], 4.0)] {
+            let mask = Mask::from_lengths([2, 3], 1, &lengths).unwrap();
+            let extras = Extras::new().with_mask(&mask.to_context(context).unwrap());
+            let x = data::place(context, [2, 2, 3], DType::F32, FIRST, &[x; 12]).unwrap();
+            layer.forward_with(context, &x, &extras, Mode::Train).unwrap();
+        }
+        assert_eq!(read(&layer.running_mean().unwrap()).unwrap(), [2.5; 2], "{}", device.name);
+        assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 2, "{}", device.name);
     }
 }
 

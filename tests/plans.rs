@@ -261,9 +261,6 @@ fn check(
         let o = &stage.overrides;
         prop_assert!(stage.workgroups.iter().all(|&n| n >= 1 && n <= caps.max_grid));
         prop_assert_eq!(stage.operands.len(), stage.kernel.bindings().len());
-        if stage.kernel == Kernel::CountStep {
-            continue;
-        }
         prop_assert!(o.wg.is_power_of_two() && o.wg <= caps.lanes && o.wg % o.rows == 0);
         let [width, height, _] = stage.workgroups;
         let items = u64::from(stage.task.span[3]);

@@ -252,10 +252,8 @@ impl Gpu {
             let (pipeline, layout) = self.pipelines.get(&self.device, PipelineKey::from(stage))?;
             let task = self.task(&stage.task)?;
             let mut entries: SmallVec<[_; 9]> = SmallVec::new();
-            if stage.kernel.has_task() {
-                let resource = task.as_entire_binding();
-                entries.push(wgpu::BindGroupEntry { binding: Role::Task as u32, resource });
-            }
+            let resource = task.as_entire_binding();
+            entries.push(wgpu::BindGroupEntry { binding: Role::Task as u32, resource });
             for (&(role, written), &operand) in stage.kernel.bindings().iter().zip(&stage.operands)
             {
                 let window = role.is_data().then_some((&stage.window, element));

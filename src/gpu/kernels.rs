@@ -30,11 +30,6 @@ impl Kernel {
         }
     }
 
-    /// Whether the kernel reads the uniform task, at binding 0.
-    pub fn has_task(self) -> bool {
-        self != Kernel::CountStep
-    }
-
     /// Whether it loads elements, so that its source depends on [`Access`].
     pub fn has_elements(self) -> bool {
         self.bindings().iter().any(|(role, _)| role.is_data())
@@ -59,9 +54,6 @@ impl Kernel {
 
     /// The WGSL of the module: files put one after another, nothing generated.
     pub fn source(self, access: Access) -> String {
-        if self == Kernel::CountStep {
-            return wgsl!("count_step").to_owned();
-        }
         let mut files = vec![wgsl!("prelude")];
         if self.has_elements() {
             files.push(wgsl!("row"));
@@ -102,9 +94,6 @@ impl Kernel {
 
     /// The constants of this kernel. Only those it declares: an unknown name is an error.
     pub fn constants(self, o: &Overrides) -> Vec<(&'static str, f64)> {
-        if self == Kernel::CountStep {
-            return Vec::new();
-        }
         let flag = |on: bool| f64::from(u8::from(on));
         let mut constants = vec![
             ("WG", f64::from(o.wg)),
@@ -158,6 +147,7 @@ impl Kernel {
                 | Apply
                 | GatherMoments
                 | UpdateRunning
+                | CountStep
                 | SumsRow
                 | GatherSums
                 | GatherParams
@@ -205,8 +195,7 @@ mod tests {
     }
 
     fn tabled(kernel: Kernel) -> Vec<(u32, String, bool)> {
-        let task = kernel.has_task().then_some((Role::Task, false));
-        let roles = task.into_iter().chain(kernel.bindings().iter().copied());
+        let roles = [(Role::Task, false)].into_iter().chain(kernel.bindings().iter().copied());
         roles
             .map(|(role, written)| (role as u32, format!("{role:?}").to_lowercase(), written))
             .collect()

@@ -95,10 +95,7 @@ fn create_layout(device: &Device, kernel: Kernel) -> (wgpu::BindGroupLayout, wgp
         ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
         count: None,
     };
-    let mut entries = Vec::new();
-    if kernel.has_task() {
-        entries.push(buffer(Role::Task, wgpu::BufferBindingType::Uniform));
-    }
+    let mut entries = vec![buffer(Role::Task, wgpu::BufferBindingType::Uniform)];
     for &(role, written) in kernel.bindings() {
         entries.push(buffer(role, wgpu::BufferBindingType::Storage { read_only: !written }));
     }

@@ -144,7 +144,7 @@ impl<T: Element> Differentiator<'_, T> {
         outputs: Outputs<'_, T>,
     ) -> Vec<Sums> {
         // Parameters that vary in a group have sums of their own.
-        let inside = problem.params_inside();
+        let inside = problem.view.params_inside();
         let centered = problem.centered;
         let walk = Walk::new(problem, group_strides(&problem.view));
         // Of consecutive groups, as they have n elements each.

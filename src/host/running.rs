@@ -23,7 +23,8 @@ pub(super) fn snapshot(running: &Mutex<HostRunning>) -> Vec<Moments> {
 
 /// `running = (1 − factor)·running + factor·batch`, where a channel's batch value is the mean over
 /// the outer groups (InstanceNorm: the samples) of their means and variances. Groups in which a mask
-/// counts nothing are left out; a channel that has no others stays.
+/// counts nothing are left out; a channel that has no others stays, and a step of nothing but such
+/// groups is none: an average of all steps would otherwise weigh the ones before it too much.
 pub(super) fn update(
     running: &Mutex<HostRunning>,
     update: &RunningUpdate,
@@ -32,7 +33,7 @@ pub(super) fn update(
 ) {
     let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
     let running = &mut *running;
-    if update.counts {
+    if update.counts && moments.iter().any(|group| group.count > 0.0) {
         running.tracked = running.tracked.saturating_add(1);
     }
     let factor = match update.momentum {

@@ -70,13 +70,13 @@ impl Plan {
         planner.addend()?;
         let needs_sums = !problem.source.is_constant();
         let wants_params = wants.weight || wants.bias;
-        let inside = problem.params_inside();
+        let one_pass = problem.view.params_follow_groups();
         let sums_here = needs_sums && !wants.given_sums;
         let mut parts = 1;
-        if sums_here || (wants_params && !inside) {
-            // Where parameters are constant in a group, one reduction serves both.
-            parts = planner.sums(problem.view, inside)?;
-            if wants_params && !inside {
+        if sums_here || (wants_params && one_pass) {
+            // Where each group is one parameter, one reduction serves both.
+            parts = planner.sums(problem.view, problem.view.params_inside())?;
+            if wants_params && one_pass {
                 planner.params(problem.view, parts, wants)?;
             }
         }
@@ -85,7 +85,7 @@ impl Plan {
                 if sums_here { (parts, Operand::Partials) } else { (1, Operand::Sums) };
             planner.gather(parts, from, Operand::Gathered)?;
         }
-        if wants_params && inside {
+        if wants_params && !one_pass {
             let view = problem.view.by_parameter();
             let parts = planner.sums(view, false)?;
             planner.params(view, parts, wants)?;
@@ -107,7 +107,7 @@ impl Plan {
             return Ok(Plan::default());
         }
         let mut planner = Planner::new(problem, caps, offsets);
-        let parts = planner.sums(problem.view, problem.params_inside())?;
+        let parts = planner.sums(problem.view, problem.view.params_inside())?;
         planner.gather(parts, Operand::Partials, Operand::Sums)?;
         planner.finish()
     }

@@ -1,8 +1,8 @@
 //! The planner of the forward pass.
 
 use super::geometry::{Geometry, PLAIN, Pass, Slicing, check_limit};
-use super::{Caps, Keep, Kernel, Offsets, Operand, Overrides, Plan, Role, Stage};
-use crate::problem::{Momentum, Problem, RunningUpdate, StatSource};
+use super::{Caps, Keep, Kernel, Offsets, Operand, Overrides, Plan, Role};
+use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Estimator, PlanError};
 
 impl Plan {
@@ -23,9 +23,7 @@ impl Plan {
         }
         // An empty shard of a batch still learns what the whole batch's statistics are.
         if matches!(problem.source, StatSource::Given { .. }) && problem.view.groups() > 0 {
-            let update = problem.update.filter(|u| u.momentum != Momentum::Frozen);
-            planner.update(update.as_ref(), 1, Operand::Moments)?;
-            planner.count()?;
+            planner.update(1, Operand::Moments)?;
         }
         planner.finish()
     }
@@ -84,11 +82,10 @@ impl Planner<'_> {
         let geometry = &self.geometry;
         let problem = geometry.problem;
         geometry.check_params()?;
-        let update = problem.update.filter(|u| u.momentum != Momentum::Frozen);
         // Statistics that go elsewhere than into y, and where.
         let out = match keep {
             Keep::Moments => Some(Operand::Moments),
-            Keep::Nothing => update.map(|_| Operand::Partials),
+            Keep::Nothing => problem.update.map(|_| Operand::Partials),
         };
         match problem.source {
             StatSource::Running => {
@@ -101,7 +98,7 @@ impl Planner<'_> {
             StatSource::Given { .. } => {
                 let slicing = self.geometry.looped();
                 self.apply(slicing, 1, Operand::Moments, PLAIN)?;
-                self.update(update.as_ref(), 1, Operand::Moments)?;
+                self.update(1, Operand::Moments)?;
             }
             StatSource::Batch => {
                 if let Some(slicing) = geometry.in_registers() {
@@ -115,7 +112,7 @@ impl Planner<'_> {
                     if out == Some(Operand::Partials) {
                         self.keep_partials(&slicing);
                     }
-                    self.update(update.as_ref(), 1, out.unwrap_or(Operand::Absent))?;
+                    self.update(1, out.unwrap_or(Operand::Absent))?;
                 } else {
                     let slicing = geometry.split_groups();
                     let mut parts = slicing.slices;
@@ -127,11 +124,10 @@ impl Planner<'_> {
                         self.stats_pass(slicing, Operand::Partials)?;
                     }
                     self.apply(slicing, parts, from, PLAIN)?;
-                    self.update(update.as_ref(), parts, from)?;
+                    self.update(parts, from)?;
                 }
             }
         }
-        self.count()?;
         self.finish()
     }
 
@@ -205,42 +201,41 @@ impl Planner<'_> {
         self.pass(Kernel::Apply, slicing, parts, overrides, &bound, style)
     }
 
-    /// A row of lanes per channel, as many lanes as there are samples to share out.
-    fn update(
-        &mut self,
-        update: Option<&RunningUpdate>,
-        parts: u32,
-        from: Operand,
-    ) -> Result<(), PlanError> {
-        let Some(update) = update else { return Ok(()) };
+    /// Running statistics, a row of lanes per channel, as many lanes as there are samples to share out;
+    /// then the count of steps.
+    fn update(&mut self, parts: u32, from: Operand) -> Result<(), PlanError> {
+        let Some(update) = self.geometry.problem.update else { return Ok(()) };
         let [samples, channels, ..] = self.geometry.view.extent;
-        let overrides = Overrides {
-            cumulative: update.momentum == Momentum::Cumulative,
-            unbiased: update.estimator == Estimator::Unbiased,
-            ..Overrides::default()
-        };
-        let operands = [from, Operand::Running, Operand::Tracked];
-        let stage = self.geometry.entries(
-            Kernel::UpdateRunning,
-            channels,
-            parts,
-            samples,
-            overrides,
-            &operands,
-        )?;
-        self.plan.stages.push(stage);
-        Ok(())
-    }
-
-    fn count(&mut self) -> Result<(), PlanError> {
-        if !self.geometry.problem.update.is_some_and(|update| update.counts) {
-            return Ok(());
+        if update.momentum != Momentum::Frozen {
+            let overrides = Overrides {
+                cumulative: update.momentum == Momentum::Cumulative,
+                unbiased: update.estimator == Estimator::Unbiased,
+                ..Overrides::default()
+            };
+            let operands = [from, Operand::Running, Operand::Tracked];
+            let stage = self.geometry.entries(
+                Kernel::UpdateRunning,
+                channels,
+                parts,
+                samples,
+                overrides,
+                &operands,
+            )?;
+            self.plan.stages.push(stage);
         }
-        let operands = [Operand::Tracked];
-        let overrides = Overrides::default();
-        let stage = self.geometry.entries(Kernel::CountStep, 1, 1, 1, overrides, &operands)?;
-        let stage = Stage { overrides: Overrides::default(), workgroups: [1, 1, 1], ..stage };
-        self.plan.stages.push(stage);
+        if update.counts {
+            let overrides = Overrides::default();
+            let operands = [from, Operand::Tracked];
+            let stage = self.geometry.entries(
+                Kernel::CountStep,
+                1,
+                parts,
+                samples.saturating_mul(parts),
+                overrides,
+                &operands,
+            )?;
+            self.plan.stages.push(stage);
+        }
         Ok(())
     }
 }

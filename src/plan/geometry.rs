@@ -309,7 +309,7 @@ impl<'a> Geometry<'a> {
         Overrides {
             weight: self.problem.weight,
             bias: self.problem.bias,
-            inside: self.problem.params_inside(),
+            inside: self.problem.view.params_inside(),
             ..Overrides::default()
         }
     }

@@ -204,7 +204,7 @@ impl Kernel {
             ],
             Kernel::GatherMoments => &[(Moments, false), (Running, false), (Out, true)],
             Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
-            Kernel::CountStep => &[(Tracked, true)],
+            Kernel::CountStep => &[(Moments, false), (Tracked, true)],
             Kernel::EpilogueGrad => &[
                 (X, false),
                 (Y, true),

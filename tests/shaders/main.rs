@@ -13,7 +13,7 @@ use proptest::{prelude::*, sample};
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem::offset_of,
-    path::Path,
+    path::{Path, PathBuf},
     sync::LazyLock,
     thread,
 };
@@ -92,13 +92,23 @@ fn complaints<'a>(
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(kind);
     std::fs::create_dir_all(&folder).unwrap();
     let numbered: Vec<(usize, &Translated)> = translated.iter().enumerate().collect();
-    let complaints = in_parallel(&numbered, |&(i, variant)| {
-        let file = folder.join(i.to_string());
-        std::fs::write(&file, text(&variant.text)).unwrap();
-        let complaint = tool.complaint(&file, variant.entry_point)?;
-        Some(format!("{}: {complaint}", variant.name))
+    let chunks: Vec<_> = numbered.chunks(tool.at_once).collect();
+    let complaints = in_parallel(&chunks, |chunk| {
+        let write = |&(i, variant): &(usize, &'a Translated)| {
+            let file = folder.join(i.to_string());
+            std::fs::write(&file, text(&variant.text)).unwrap();
+            file
+        };
+        let files: Vec<_> = chunk.iter().map(write).collect();
+        tool.complaint(&files, chunk[0].1.entry_point)?;
+        // One of them, or more.
+        let of_one = |(file, (_, variant)): (&PathBuf, &(usize, &Translated))| {
+            let complaint = tool.complaint(std::slice::from_ref(file), variant.entry_point)?;
+            Some(format!("{}: {complaint}", variant.name))
+        };
+        Some(files.iter().zip(*chunk).filter_map(of_one).collect::<Vec<_>>())
     });
-    complaints.into_iter().flatten().collect()
+    complaints.into_iter().flatten().flatten().collect()
 }
 
 #[track_caller]
@@ -112,27 +122,29 @@ fn assert_silent(complaints: Vec<String>) {
 }
 
 #[test]
-fn every_variant_translates_and_spirv_val_is_silent() {
-    let variants = variants::representatives();
-    let translated = translate_all(&variants);
+fn every_variant_translates() {
+    let translated = translate_all(&variants::representatives());
     println!("{} variants", translated.len());
     assert!(translated.iter().all(|variant| variant.text.msl.contains("kernel void")));
-    assert_silent(complaints(&SPIRV_VAL, "spv", &translated, |text| &text.spirv));
 }
 
 #[test]
-fn glslang_accepts_glsl_and_hlsl() {
-    let variants = variants::selection();
-    let translated = translate_all(&variants);
+fn other_tools_accept_the_translations() {
+    let translated = translate_all(&variants::selection());
     println!("{} variants", translated.len());
+    assert_silent(complaints(&SPIRV_VAL, "spv", &translated, |text| &text.spirv));
     assert_silent(complaints(&GLSLANG, "es.comp", &translated, |t| t.glsl[0].as_bytes()));
     assert_silent(complaints(&GLSLANG, "gl.comp", &translated, |t| t.glsl[1].as_bytes()));
-    assert_silent(complaints(&GLSLANG_HLSL, "hlsl", &translated, |t| t.hlsl.as_bytes()));
+    // glslang reads its own HLSL prelude for each file, which takes it longer than all else here.
+    let all = std::env::var_os("WGNORM_ALL_CASES").is_some();
+    let some: Vec<_> = translated.into_iter().step_by(if all { 1 } else { 5 }).collect();
+    assert_silent(complaints(&GLSLANG_HLSL, "hlsl", &some, |t| t.hlsl.as_bytes()));
 }
 
 #[test]
 fn the_tools_see_a_wrong_file() {
-    let mut translated = translate_all(&[(Kernel::CountStep, Access::F32x1, Default::default())]);
+    let variant = variants::ALL.iter().find(|(kernel, ..)| *kernel == Kernel::CountStep);
+    let mut translated = translate_all(&[*variant.expect("one that counts steps")]);
     let text = &mut translated[0].text;
     text.spirv.truncate(text.spirv.len() - 8); // OpReturn, OpFunctionEnd
     text.glsl[0] = text.glsl[0].replace("void main() {", "void main() { undeclared();");
@@ -299,7 +311,7 @@ fn the_task_has_the_layout_of_its_shader() {
         ("scalars", offset_of!(Task, scalars)),
         ("style", offset_of!(Task, style)),
     ];
-    for (kernel, access, module) in modules().filter(|(kernel, ..)| kernel.has_task()) {
+    for (kernel, access, module) in modules() {
         let task = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Task"));
         let Some((_, naga::Type { inner: naga::TypeInner::Struct { members, span }, .. })) = task
         else {

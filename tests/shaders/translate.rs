@@ -8,7 +8,7 @@ use naga::{
 };
 use std::{
     error::Error,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -114,17 +114,28 @@ pub struct Tool {
     pub arguments: &'static [&'static str],
     /// What stands before the name of the entry point, where the tool wants it.
     pub entry_point: Option<&'static str>,
+    /// How many files a call may take: starting up takes glslang longer than a shader does.
+    pub at_once: usize,
 }
 
-pub const SPIRV_VAL: Tool =
-    Tool { program: "spirv-val", arguments: &["--target-env", "vulkan1.1"], entry_point: None };
-pub const GLSLANG: Tool =
-    Tool { program: "glslangValidator", arguments: &["-S", "comp"], entry_point: None };
+pub const SPIRV_VAL: Tool = Tool {
+    program: "spirv-val",
+    arguments: &["--target-env", "vulkan1.1"],
+    entry_point: None,
+    at_once: 1,
+};
+pub const GLSLANG: Tool = Tool {
+    program: "glslangValidator",
+    arguments: &["-S", "comp"],
+    entry_point: None,
+    at_once: 64,
+};
 /// Of HLSL, glslang only compiles to SPIR-V.
 pub const GLSLANG_HLSL: Tool = Tool {
     program: "glslangValidator",
     arguments: &["-D", "-S", "comp", "-V", "-o", "/dev/null"],
     entry_point: Some("-e"),
+    at_once: 1, // it would link them
 };
 
 impl Tool {
@@ -144,18 +155,19 @@ impl Tool {
         }
     }
 
-    /// What the tool says about a file, its name apart.
-    pub fn complaint(&self, file: &Path, entry_point: &str) -> Option<String> {
+    /// What the tool says about these files of one entry point, their names apart.
+    pub fn complaint(&self, files: &[PathBuf], entry_point: &str) -> Option<String> {
         let mut command = Command::new(self.program);
         command.args(self.arguments);
         if let Some(option) = self.entry_point {
             command.args([option, entry_point]);
         }
-        let output = command.arg(file).output().expect("the tool runs");
+        let output = command.args(files).output().expect("the tool runs");
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
-        let mut said = text.lines().filter(|line| !line.is_empty() && Path::new(line) != file);
-        let silent = output.status.success() && said.next().is_none();
+        let is_name = |line: &str| files.iter().any(|file| Path::new(line) == file);
+        let silent =
+            output.status.success() && text.lines().all(|line| line.is_empty() || is_name(line));
         (!silent).then(|| format!("{} ({}): {text}", self.program, output.status))
     }
 }
