@@ -3,6 +3,8 @@
 // extent: outputs, columns, terms; param: strides of mix along outputs and terms.
 // group(0): task · weight (mix) · bias (rows) · weight_out (written)
 
+override ACCUMULATE: bool = false; // add to what is there
+
 @group(0) @binding(4) var<storage, read> weight: array<f32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 @group(0) @binding(13) var<storage, read_write> weight_out: array<f32>;
@@ -22,6 +24,6 @@ fn mix_rows(
       let part = weight[i * task.param.x + k * task.param.z + task.param_base.x];
       if part != 0.0 { sum += part * bias[k * task.extent.y + j + task.param_base.y]; }
     }
-    weight_out[row.group] = sum;
+    if ACCUMULATE { weight_out[row.group] += sum; } else { weight_out[row.group] = sum; }
   }
 }

@@ -47,11 +47,12 @@
 //!
 //! # Features
 //!
-//! All on by default. `gpu`: without it, the host path alone and no wgpu. `vulkan`, `metal`, `dx12`,
+//! All but `tracing` on by default. `gpu`: without it, the host path alone and no wgpu. `vulkan`, `metal`, `dx12`,
 //! `gles`, `webgpu`: wgpu's back ends; an application that hands us its device needs none of them
 //! from here. `rayon`: without it the host path has one thread and the same results. `safetensors`:
 //! without it a [`StateDict`] is made and taken apart in memory alone. `serde`: settings can be
-//! serialized.
+//! serialized. `tracing`: each call of a layer is a span of the [tracing](https://docs.rs/tracing)
+//! crate at level DEBUG, `wgnorm` with the fields `call`, `layer`, `x` and `dtype`.
 
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
@@ -71,6 +72,7 @@ mod problem;
 mod state_dict;
 mod statistics;
 mod tensor;
+mod trace;
 mod view;
 
 pub use context::{Backend, Context, ContextOptions, Preference};

@@ -79,7 +79,7 @@ impl Mask {
         &self.shape
     }
 
-    /// The same mask where `context` works; a call with a mask on the host makes its own copy.
+    /// The same mask where `context` works, as the calls there want it.
     ///
     /// # Errors
     /// [`OperandError::Elsewhere`] for a mask on another GPU; as [`Tensor::to_context`](crate::Tensor::to_context).

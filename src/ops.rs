@@ -8,7 +8,7 @@ use crate::problem::{Estimator, Problem, StatSource};
 use crate::statistics::{GroupSums, Statistics};
 use crate::tensor::HostData;
 use crate::{
-    ConfigError, Context, DType, Error, Mask, Shape, ShapeError, Tensor, TensorDesc, View,
+    ConfigError, Context, DType, Error, Mask, Shape, ShapeError, Tensor, TensorDesc, View, trace,
 };
 #[cfg(feature = "gpu")]
 use std::sync::Arc;
@@ -97,6 +97,7 @@ impl<'a, 't> Inputs<'a, 't> {
 
     /// The statistics of x, not yet used for anything.
     pub fn statistics(&self, context: &Context) -> Result<Statistics, Error> {
+        let _span = trace::span("statistics", self.layer, self.x.desc());
         let groups = self.problem.view.groups() as usize;
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
@@ -110,6 +111,7 @@ impl<'a, 't> Inputs<'a, 't> {
     }
 
     pub fn forward(&self, context: &Context) -> Result<Tensor<'static>, Error> {
+        let _span = trace::span("forward", self.layer, self.x.desc());
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
             return gpu::forward(gpu, self);
@@ -120,6 +122,7 @@ impl<'a, 't> Inputs<'a, 't> {
     }
 
     pub fn forward_saved(&self, context: &Context) -> Result<(Tensor<'static>, Saved<'t>), Error> {
+        let _span = trace::span("forward_saved", self.layer, self.x.desc());
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
             let (y, moments) = gpu::forward_saved(gpu, self)?;
@@ -171,7 +174,7 @@ pub(crate) struct Backward<'a, 't> {
     /// Sums over the whole groups, where they reach beyond x.
     pub sums: Option<&'a GroupSums>,
     /// Gradients to add to.
-    pub accumulate: Option<&'a mut Grads>,
+    pub accumulate: Option<&'a Grads>,
     #[cfg(feature = "gpu")]
     pub calls: &'a CallCache,
 }
@@ -201,6 +204,7 @@ impl Backward<'_, '_> {
 
     /// `(count, Σγg, Σγg·xhat)` of every group of x.
     pub fn group_sums(&self, context: &Context) -> Result<GroupSums, Error> {
+        let _span = trace::span("group_sums", self.saved.layer, self.saved.x.desc());
         self.check()?;
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
@@ -214,13 +218,14 @@ impl Backward<'_, '_> {
     }
 
     pub fn run(self, context: &Context) -> Result<Grads, Error> {
+        let _span = trace::span("backward", self.saved.layer, self.saved.x.desc());
         self.check()?;
-        if let Some(grads) = &self.accumulate {
-            grads.check_accumulate(self.saved)?;
+        if let Some(grads) = self.accumulate {
+            grads.check_accumulate(self.saved, self.saved.wanted_shapes())?;
         }
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
-            return gpu::backward(gpu, &self);
+            return Ok(gpu::backward(gpu, &self)?.keeping(self.accumulate));
         }
         let _ = context;
         let saved = self.saved;
@@ -239,7 +244,7 @@ impl Backward<'_, '_> {
             let desc = like.desc().clone().with_dtype(dtype);
             Ok::<_, Error>(Some(Tensor::host(desc, HostData::narrow(&grad, dtype))))
         };
-        let old = self.accumulate.as_deref();
+        let old = self.accumulate;
         let dweight =
             param(grads.dweight, old.and_then(|g| g.dweight.as_ref()), saved.weight.as_ref())?;
         let dbias = param(grads.dbias, old.and_then(|g| g.dbias.as_ref()), saved.bias.as_ref())?;
@@ -249,7 +254,7 @@ impl Backward<'_, '_> {
             None if saved.problem.addend => Some(self.dy.clone().into_owned()),
             None => None,
         };
-        Ok(Grads { dx: like(grads.dx), dweight, dbias, daddend })
+        Ok(Grads { dx: like(grads.dx), dweight, dbias, daddend }.keeping(old))
     }
 }
 
@@ -321,17 +326,18 @@ pub(crate) fn style_gradient(
     Ok(Tensor::host(style.desc().clone(), data))
 }
 
-/// `out[i, j] = Σ_k mix[i, k] · rows[k, j]`: styles blended, and their gradients gathered. Sums run in
-/// order of k.
+/// `out[i, j] = old[i, j] + Σ_k mix[i, k] · rows[k, j]`: styles blended, and their gradients gathered.
+/// Sums run in order of k. `old`, if there is one, is as the result.
 pub(crate) fn mix(
     context: &Context,
     mix: &Tensor<'_>,
     rows: &Tensor<'_>,
     transposed: bool,
+    old: Option<&Tensor<'static>>,
 ) -> Result<Tensor<'static>, Error> {
     #[cfg(feature = "gpu")]
     if let Some(gpu) = context.gpu() {
-        return gpu::mix(gpu, mix, rows, transposed);
+        return gpu::mix(gpu, mix, rows, transposed, old);
     }
     let _ = context;
     let [m, n] = mix.shape()[..] else { unreachable!("a matrix of weights") };
@@ -339,7 +345,10 @@ pub(crate) fn mix(
     let columns = rows.shape()[1];
     let weights = mix.host_data("weights")?.convert::<f64>();
     let values = rows.host_data("styles")?.convert::<f64>();
-    let mut out = vec![0.0f64; outputs * columns];
+    let mut out = match old {
+        Some(old) => old.host_data("gradient")?.convert::<f64>(),
+        None => vec![0.0f64; outputs * columns],
+    };
     for (i, row) in out.chunks_mut(columns.max(1)).enumerate() {
         for k in 0..inner {
             let weight = weights[if transposed { k * n + i } else { i * n + k }];

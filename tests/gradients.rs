@@ -211,6 +211,55 @@ fn gradients_accumulate() {
     }
 }
 
+/// So do a bank's, style by style; a frozen part's stay as they were.
+#[test]
+fn a_banks_gradients_accumulate() {
+    for device in device::all() {
+        let context = &device.context;
+        let config = ConditionalInstanceNorm::config(3, 2);
+        let layer = config.clone().init(context).unwrap();
+        let frozen = config.with_frozen(Affine::Bias).init(context).unwrap();
+        let place = |seed| {
+            let values = random::gauss4_f64(2 * 2 * 5, seed, 1.0, 0.2);
+            data::place(context, [2, 2, 5], DType::F32, MemoryOrder::ChannelsFirst, &values)
+                .unwrap()
+        };
+        let (_, saved) = layer.forward_styles_saved(context, &place(1), &[2, 0]).unwrap();
+        let mut grads = layer.backward(context, &saved, &place(2)).unwrap();
+        let vec = |t: &Option<Tensor<'_>>| read(t.as_ref().unwrap()).unwrap();
+        let first = [vec(&grads.dweight), vec(&grads.dbias)];
+        let (_, saved) = layer.forward_styles_saved(context, &place(3), &[2, 1]).unwrap();
+        let second = layer.backward(context, &saved, &place(4)).unwrap();
+        layer.backward_accumulate(context, &saved, &place(4), &mut grads).unwrap();
+        for (sum, (first, second)) in [vec(&grads.dweight), vec(&grads.dbias)]
+            .iter()
+            .zip(first.iter().zip([vec(&second.dweight), vec(&second.dbias)]))
+        {
+            let want: Vec<f64> = first.iter().zip(second).map(|(a, b)| a + b).collect();
+            assert!(want.iter().all(|v| *v != 0.0), "{want:?}");
+            let bound = tolerance::Bound { relative: 3e-7, stored: DType::F32 };
+            bound.compare(sum, &want, &want).unwrap_or_else(|e| panic!("{}: {e}", device.name));
+        }
+        assert!(read(&grads.dx).unwrap() == read(&second.dx).unwrap());
+
+        let before = grads.clone();
+        let (_, saved) = frozen.forward_styles_saved(context, &place(3), &[2, 1]).unwrap();
+        frozen.backward_accumulate(context, &saved, &place(4), &mut grads).unwrap();
+        assert!(vec(&grads.dweight) != vec(&before.dweight));
+        assert!(vec(&grads.dbias) == vec(&before.dbias));
+
+        // Gradients of another bank are refused, and left alone.
+        let other = ConditionalInstanceNorm::config(4, 2).init(context).unwrap();
+        let (_, saved) = other.forward_styles_saved(context, &place(3), &[2, 1]).unwrap();
+        let refused =
+            other.backward_accumulate(context, &saved, &place(4), &mut grads).unwrap_err();
+        let (layer, operand) = ("ConditionalInstanceNorm", "dweight");
+        let (expected, got) = ([4, 2].into(), [3, 2].into());
+        assert_eq!(refused, ShapeError::Operand { layer, operand, expected, got }.into());
+        assert!(vec(&grads.dbias) == vec(&before.dbias));
+    }
+}
+
 /// What a backward pass is given must fit its forward pass; after a refusal gradients are as they were.
 #[test]
 fn operands_must_fit() {

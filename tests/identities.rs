@@ -343,6 +343,10 @@ fn one_hot_blending_is_picking() {
         let (picked, saved) = layer.forward_styles_saved(context, &x, &[2, 0, 1]).unwrap();
         let (blended, saved_blend) = layer.forward_blend_saved(context, &x, &one_hot).unwrap();
         assert!(read(&picked).unwrap() == read(&blended).unwrap(), "{what}");
+        let (weight, bias) = layer.style_tables(context, &one_hot).unwrap();
+        let adain = AdaIn::config().init(context).unwrap();
+        let tabled = adain.forward_tables(context, &x, &weight, &bias).unwrap();
+        assert!(read(&picked).unwrap() == read(&tabled).unwrap(), "{what}: tables");
         let grads = [saved, saved_blend].map(|saved| {
             let grads = layer.backward(context, &saved, &dy).unwrap();
             [Some(grads.dx), grads.dweight, grads.dbias].map(|g| read(&g.unwrap()).unwrap())

@@ -127,7 +127,7 @@ impl Kernel {
             Kernel::Apply | Kernel::GatherMoments => constants.push(("RUNNING", flag(o.running))),
             Kernel::UpdateRunning => constants
                 .extend([("CUMULATIVE", flag(o.cumulative)), ("UNBIASED", flag(o.unbiased))]),
-            Kernel::GatherParams | Kernel::MergeEntries => {
+            Kernel::GatherParams | Kernel::MergeEntries | Kernel::MixRows => {
                 constants.push(("ACCUMULATE", flag(o.accumulate)));
             }
             Kernel::SumsRow => constants.push(("WEIGHTED", flag(o.weighted))),
@@ -257,7 +257,7 @@ mod tests {
             accept(Plan::backward(&problem, &caps, &offsets, wants));
         }
         let tables = Small::StyleTables { entries: 6, eps: 1e-5, estimator };
-        let mix = Small::Mix { extent: [2, 3, 4], strides: [4, 1] };
+        let mix = Small::Mix { extent: [2, 3, 4], strides: [4, 1], add: true };
         for small in [Small::Merge { entries: 6, add: false }, tables, mix] {
             accept(Plan::small(&small, &caps, &offsets));
         }

@@ -4,7 +4,7 @@ use super::encode::{Job, Recorder};
 use super::{Gpu, GpuData, Operand, Operands};
 use crate::ops::{Backward, Inputs, Merge};
 use crate::plan::{Keep, Small, Wants};
-use crate::{Error, Estimator, Grads, Problem, StatSource, Tensor, TensorDesc, View};
+use crate::{Error, Estimator, Grads, Problem, StatSource, Tensor, TensorDesc, View, trace};
 use std::sync::Arc;
 
 type Output = Tensor<'static>;
@@ -87,6 +87,7 @@ pub(crate) fn record(
     y: &Tensor<'_>,
     recorder: &mut dyn Recorder,
 ) -> Result<(), Error> {
+    let _span = trace::span("record", inputs.layer, inputs.x.desc());
     let mut operands = inputs.gpu_operands(gpu)?;
     operands.add(Operand::Y, y.gpu_data(gpu, "y")?);
     let job = Job::Forward(inputs.problem, Keep::Nothing);
@@ -120,7 +121,7 @@ pub(crate) fn backward(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Grads,
     let saved = pass.saved;
     let (dx, dx_data) = gpu.output(saved.x.desc().clone())?;
     let gradient = gradient(gpu, pass)?;
-    let accumulate = pass.accumulate.as_deref();
+    let accumulate = pass.accumulate;
     let empty = saved.x.shape().elements() == 0;
     let param = |wanted: bool, like: Option<&Output>, old: Option<&Output>| -> Result<_, Error> {
         let Some(like) = like.filter(|_| wanted) else { return Ok(None) };
@@ -187,16 +188,25 @@ pub(crate) fn mix(
     mix: &Tensor<'_>,
     rows: &Tensor<'_>,
     transposed: bool,
+    old: Option<&Output>,
 ) -> Result<Output, Error> {
     let [m, n] = [mix.shape()[0] as u32, mix.shape()[1] as u32];
     let (outputs, terms, strides) = if transposed { (n, m, [1, n]) } else { (m, n, [n, 1]) };
     let columns = rows.shape()[1] as u32;
-    let (tensor, out) = gpu.output(TensorDesc::new([outputs as usize, columns as usize])?)?;
+    let desc = TensorDesc::new([outputs as usize, columns as usize])?;
+    let out = match old {
+        // A copy: others may hold the old one.
+        Some(old) => gpu.copy(old.gpu_data(gpu, "gradient")?)?,
+        None => gpu.allocate(desc.bytes())?,
+    };
+    let tensor = Tensor::gpu(desc, out.clone());
     let mut operands = Operands::default();
     operands.add(Operand::Weight, mix.gpu_data(gpu, "weights")?);
     operands.add(Operand::Bias, rows.gpu_data(gpu, "styles")?);
     operands.add(Operand::WeightOut, &out);
-    gpu.call(&Job::Small(Small::Mix { extent: [outputs, columns, terms], strides }), &operands)?;
+    let add = old.is_some();
+    let small = Small::Mix { extent: [outputs, columns, terms], strides, add };
+    gpu.call(&Job::Small(small), &operands)?;
     Ok(tensor)
 }
 

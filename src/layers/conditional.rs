@@ -6,7 +6,7 @@ use super::settings::{check_eps, check_features, settings};
 use super::tables::{Content, Tables};
 use super::{Affine, Extras, Grads, Init, OneValue, Parameters, Saved, backward, layer};
 use crate::ops;
-use crate::{Backend, ConfigError, Context, DType, Error, ShapeError, Tensor};
+use crate::{Backend, ConfigError, Context, DType, Error, Shape, ShapeError, Tensor};
 use std::fmt;
 
 /// Settings of a [`ConditionalInstanceNorm`].
@@ -237,11 +237,44 @@ impl ConditionalInstanceNorm {
         saved: &ConditionalInstanceNormSaved<'_>,
         dy: &Tensor<'_>,
     ) -> Result<Grads, Error> {
+        self.gradients(context, saved, dy, None)
+    }
+
+    /// As [`backward`](Self::backward), adding the bank's gradients in `grads` to the new ones; its dx
+    /// and daddend are replaced, gradients of parameters that get none stay.
+    ///
+    /// # Errors
+    /// As [`NormLayer::backward_accumulate`](super::NormLayer::backward_accumulate).
+    pub fn backward_accumulate(
+        &self,
+        context: &Context,
+        saved: &ConditionalInstanceNormSaved<'_>,
+        dy: &Tensor<'_>,
+        grads: &mut Grads,
+    ) -> Result<(), Error> {
+        let bank: Shape = [saved.weights.shape()[1], saved.tables.x.shape()[1]].into();
+        let shapes = saved.tables.wants.map(|wanted| wanted.then_some(&bank));
+        grads.check_accumulate(&saved.tables, shapes)?;
+        let sum = self.gradients(context, saved, dy, Some(grads))?;
+        *grads = sum;
+        Ok(())
+    }
+
+    fn gradients(
+        &self,
+        context: &Context,
+        saved: &ConditionalInstanceNormSaved<'_>,
+        dy: &Tensor<'_>,
+        old: Option<&Grads>,
+    ) -> Result<Grads, Error> {
         let grads = backward(&self.parameters, &saved.tables, dy).run(context)?;
-        let gather = |table: Option<Tensor<'static>>| {
-            table.map(|table| ops::mix(context, &saved.weights, &table, true)).transpose()
+        let gather = |table: &Option<Tensor<'static>>, old: Option<&Tensor<'static>>| {
+            let table = table.as_ref();
+            table.map(|table| ops::mix(context, &saved.weights, table, true, old)).transpose()
         };
-        Ok(Grads { dweight: gather(grads.dweight)?, dbias: gather(grads.dbias)?, ..grads })
+        let dweight = gather(&grads.dweight, old.and_then(|old| old.dweight.as_ref()))?;
+        let dbias = gather(&grads.dbias, old.and_then(|old| old.dbias.as_ref()))?;
+        Ok(Grads { dweight, dbias, ..grads }.keeping(old))
     }
 
     /// The weights, `(N, num_styles)`, with which sample n is in style `styles[n]`, where the layer
@@ -259,17 +292,42 @@ impl ConditionalInstanceNorm {
         Tensor::from_vec([styles.len(), limit], weights)?.to_context(self.context())
     }
 
-    /// The samples' weights and biases: rows of the bank, mixed.
+    /// The weights and the biases of samples that blend styles by `weights`, each `(N, C)` or `(1, C)`:
+    /// what [`AdaIn`](super::AdaIn) takes as tables, also in an encoder of your own
+    /// ([`record_tables`](super::AdaIn::record_tables)).
+    ///
+    /// # Errors
+    /// As [`forward_blend`](Self::forward_blend).
+    pub fn style_tables(
+        &self,
+        context: &Context,
+        weights: &Tensor<'_>,
+    ) -> Result<(Tensor<'static>, Tensor<'static>), Error> {
+        let samples = weights.shape().first().copied().unwrap_or(0);
+        self.blend(context, samples, weights).map(Into::into)
+    }
+
+    /// Those of x.
     fn tables(
         &self,
         context: &Context,
         x: &Tensor<'_>,
         weights: &Tensor<'_>,
     ) -> Result<Tables, Error> {
-        let (layer, operand) = (Self::NAME, "weights");
         self.content().problem(x.desc())?;
+        self.blend(context, x.shape()[0], weights)
+    }
+
+    /// Rows of the bank, mixed.
+    fn blend(
+        &self,
+        context: &Context,
+        samples: usize,
+        weights: &Tensor<'_>,
+    ) -> Result<Tables, Error> {
+        let (layer, operand) = (Self::NAME, "weights");
         self.check_context(context)?;
-        let rows = if weights.shape().first() == Some(&1) { 1 } else { x.shape()[0] };
+        let rows = if weights.shape().first() == Some(&1) { 1 } else { samples };
         let (expected, got) = ([rows, self.config.num_styles].into(), weights.shape().clone());
         if got != expected {
             return Err(ShapeError::Operand { layer, operand, expected, got }.into());
@@ -279,7 +337,8 @@ impl ConditionalInstanceNorm {
             return Err(ShapeError::DType { layer, operand, expected, got }.into());
         }
         let [weight, bias] = [self.weight(), self.bias()].map(|bank| bank.expect("always there"));
-        Ok([ops::mix(context, weights, weight, false)?, ops::mix(context, weights, bias, false)?])
+        let mix = |bank| ops::mix(context, weights, bank, false, None);
+        Ok([mix(weight)?, mix(bias)?])
     }
 
     fn content(&self) -> Content<'_> {

@@ -204,7 +204,7 @@ pub trait NormLayer: sealed::Sealed {
     }
 
     /// As [`backward`](Self::backward), adding `grads`' parameter gradients to the new ones; its dx and
-    /// daddend are replaced.
+    /// daddend are replaced, gradients of parameters that get none stay.
     ///
     /// # Errors
     /// As [`backward`](Self::backward), and [`ShapeError`] for gradients of other parameters. After
@@ -216,8 +216,9 @@ pub trait NormLayer: sealed::Sealed {
         dy: &Tensor<'_>,
         grads: &mut Grads,
     ) -> Result<(), Error> {
-        let call = Backward { accumulate: Some(grads), ..backward(self.parameters(), saved, dy) };
-        *grads = call.run(context)?;
+        let call = Backward { accumulate: Some(&*grads), ..backward(self.parameters(), saved, dy) };
+        let sum = call.run(context)?;
+        *grads = sum;
         Ok(())
     }
 

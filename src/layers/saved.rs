@@ -1,7 +1,7 @@
 //! What a forward pass leaves for its backward pass, and what that returns.
 
 use crate::problem::Problem;
-use crate::{DType, Error, Mask, ShapeError, Tensor};
+use crate::{DType, Mask, Shape, ShapeError, Tensor};
 
 /// What a backward pass needs of its forward pass: x, the statistics, and where there is an
 /// activation the addend and the parameters. Explicit: there is no hidden tape.
@@ -29,6 +29,13 @@ impl Saved<'_> {
         &self.problem
     }
 
+    /// The shapes of the parameter gradients that are wanted.
+    pub(crate) fn wanted_shapes(&self) -> [Option<&Shape>; 2] {
+        let [weight, bias] = self.wants;
+        [self.weight.as_ref().filter(|_| weight), self.bias.as_ref().filter(|_| bias)]
+            .map(|param| param.map(Tensor::shape))
+    }
+
     /// The element type of parameter gradients: f32, or f64 of f64 tensors.
     pub(crate) fn gradient_type(&self) -> DType {
         if self.x.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
@@ -50,24 +57,35 @@ pub struct Grads {
 }
 
 impl Grads {
-    /// Whether these can be added to.
-    pub(crate) fn check_accumulate(&self, saved: &Saved<'_>) -> Result<(), Error> {
+    /// Whether gradients of these shapes, where there are any, can be added to these.
+    pub(crate) fn check_accumulate(
+        &self,
+        saved: &Saved<'_>,
+        shapes: [Option<&Shape>; 2],
+    ) -> Result<(), ShapeError> {
         let layer = saved.layer;
-        let [weight, bias] = saved.wants;
-        for (operand, grad, param) in [
-            ("dweight", &self.dweight, saved.weight.as_ref().filter(|_| weight)),
-            ("dbias", &self.dbias, saved.bias.as_ref().filter(|_| bias)),
-        ] {
-            let (Some(grad), Some(param)) = (grad, param) else { continue };
-            if grad.shape() != param.shape() {
-                let (expected, got) = (param.shape().clone(), grad.shape().clone());
-                return Err(ShapeError::Operand { layer, operand, expected, got }.into());
+        let grads = [("dweight", &self.dweight), ("dbias", &self.dbias)];
+        for ((operand, grad), shape) in grads.into_iter().zip(shapes) {
+            let (Some(grad), Some(shape)) = (grad, shape) else { continue };
+            if grad.shape() != shape {
+                let (expected, got) = (shape.clone(), grad.shape().clone());
+                return Err(ShapeError::Operand { layer, operand, expected, got });
             }
             if grad.dtype() != saved.gradient_type() {
                 let (expected, got) = (saved.gradient_type(), grad.dtype());
-                return Err(ShapeError::DType { layer, operand, expected, got }.into());
+                return Err(ShapeError::DType { layer, operand, expected, got });
             }
         }
         Ok(())
+    }
+
+    /// With those of `old` parameters of which there are none here.
+    pub(crate) fn keeping(self, old: Option<&Grads>) -> Grads {
+        let kept = |new: Option<Tensor<'static>>, old: Option<&Tensor<'static>>| {
+            new.or_else(|| old.cloned())
+        };
+        let dweight = kept(self.dweight, old.and_then(|old| old.dweight.as_ref()));
+        let dbias = kept(self.dbias, old.and_then(|old| old.dbias.as_ref()));
+        Grads { dweight, dbias, ..self }
     }
 }

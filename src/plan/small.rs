@@ -31,6 +31,8 @@ pub enum Small {
         extent: [u32; 3],
         /// Strides of the matrix along the result's rows and the blended ones.
         strides: [u32; 2],
+        /// Added to what is there.
+        add: bool,
     },
 }
 
@@ -60,7 +62,8 @@ impl Plan {
                 let operands = [Operand::Moments, Operand::WeightOut, Operand::BiasOut];
                 (Kernel::StyleTables, entries, operands)
             }
-            Small::Mix { extent: [rows, columns, terms], strides: [along, across] } => {
+            Small::Mix { extent: [rows, columns, terms], strides: [along, across], add } => {
+                overrides.accumulate = add;
                 view.extent = [rows, columns, terms, 1];
                 view.param = [along, 0, across, 0];
                 let operands = [Operand::Weight, Operand::Bias, Operand::WeightOut];

@@ -171,7 +171,9 @@ impl Parameters {
     /// Takes a state's values, converted to the element types that the layer has, as PyTorch does.
     /// Running statistics on a GPU are overwritten with the next submission, before everything in it.
     ///
-    /// A state without `num_batches_tracked` misses it, but by MXNet's and OneFlow's names.
+    /// A state without `num_batches_tracked` leaves the count as it is and misses nothing: old
+    /// checkpoints, MXNet's and OneFlow's have none. So does PyTorch with states that do not tell their
+    /// version, which no safetensors file does.
     ///
     /// # Errors
     /// [`StateError::Load`] if the state does not fit exactly and the options are strict: nothing is
@@ -187,7 +189,7 @@ impl Parameters {
         for (torch, shape) in self.layout() {
             let (name, value) = match options.find(state, torch) {
                 Ok(found) => found,
-                Err(_) if torch == COUNT && options.names != Names::Torch => continue,
+                Err(_) if torch == COUNT => continue,
                 Err(name) => {
                     report.missing.push(name);
                     continue;

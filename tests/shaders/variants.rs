@@ -139,7 +139,8 @@ pub static ALL: LazyLock<BTreeSet<Variant>> = LazyLock::new(|| {
             Small::Merge { entries: 6, add: true },
             tables(Estimator::Biased),
             tables(Estimator::Unbiased),
-            Small::Mix { extent: [2, 3, 4], strides: [4, 1] },
+            Small::Mix { extent: [2, 3, 4], strides: [4, 1], add: false },
+            Small::Mix { extent: [2, 3, 4], strides: [4, 1], add: true },
         ] {
             let plan = Plan::small(&small, &caps(lanes, 128 << 20), &offsets).expect("a plan");
             variants.extend(plan.stages.iter().map(|s| (s.kernel, s.access, s.overrides)));

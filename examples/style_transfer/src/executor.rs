@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::gpu::GpuNet;
 use crate::host::HostNet;
 use crate::net::{Size, Stage};
+use crate::norms::Norm;
 
 /// A network's stages with their weights where they are used.
 pub(crate) enum Executor {
@@ -27,6 +28,16 @@ impl Executor {
             Executor::Host(net) => net.stages(),
             Executor::Gpu(net) => net.stages(),
         }
+    }
+
+    /// The norms, each with its stage's name, in order.
+    pub fn norms(&mut self) -> impl Iterator<Item = (&'static str, &mut Norm)> {
+        let (stages, norms) = match self {
+            Executor::Host(net) => net.norms(),
+            Executor::Gpu(net) => net.norms(),
+        };
+        let pairs = stages.iter().zip(norms);
+        pairs.filter_map(|(stage, norm)| Some((stage.name, norm.as_mut()?)))
     }
 
     /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or where the stages run. What comes out of

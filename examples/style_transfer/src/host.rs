@@ -31,6 +31,11 @@ impl HostNet {
         self.stages.len()
     }
 
+    /// The stages, and their norms.
+    pub fn norms(&mut self) -> (&[Stage], &mut [Option<Norm>]) {
+        (&self.stages, &mut self.norms)
+    }
+
     /// What the stages make of `input`, of shape `(1, C, H, W)`.
     pub fn run(
         &self,

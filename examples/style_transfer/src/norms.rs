@@ -43,6 +43,11 @@ impl StyleNorm {
         Ok(StyleNorm { context: context.clone(), layer, style, alpha })
     }
 
+    /// The layer itself.
+    pub fn layer(&mut self) -> &mut AdaIn {
+        &mut self.layer
+    }
+
     /// `alpha · adain(x) + (1 − alpha) · x`. As x is its own normalization times its deviation plus its mean, blending
     /// the features is blending the tables.
     pub async fn forward(&self, x: &Tensor<'_>) -> Result<Tensor<'static>, Error> {

@@ -1,6 +1,6 @@
 //! The one type an application meets: a style on a context, run on picture after picture.
 
-use wgnorm::{Context, Tensor};
+use wgnorm::{Context, Parameters, Tensor};
 
 use crate::adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
 use crate::error::{Error, PictureError};
@@ -69,6 +69,20 @@ impl Stylizer {
         let decoder = Executor::new(context, net.decoder()).await?;
         let parts = Box::new(AdaInParts { encoder, norm, decoder });
         Ok(Stylizer { method: Method::AdaIn(parts) })
+    }
+
+    /// Shows every normalization of the networks, in the order in which they run, with the name of its stage: to count
+    /// parameters, to watch them ([`Parameters::set_observer`]; on the host, as a GPU runs them recorded), to change
+    /// them.
+    pub fn visit_norms(&mut self, mut visit: impl FnMut(&'static str, &mut Parameters)) {
+        match &mut self.method {
+            Method::Transformer(net) => net.norms().for_each(|(name, norm)| visit(name, norm)),
+            Method::AdaIn(parts) => {
+                parts.encoder.norms().for_each(|(name, norm)| visit(name, norm));
+                visit("adain", parts.norm.layer());
+                parts.decoder.norms().for_each(|(name, norm)| visit(name, norm));
+            }
+        }
     }
 
     /// Paints a picture. It comes back in its own size; with AdaIn, sides are cut to multiples of eight, right and
@@ -165,6 +179,34 @@ mod tests {
         let planes = Planes { size, data: (0..18).map(|i| 255.0 * i as f32).collect() };
         let kept = unit_tensor(&planes, Size::new(1, 2)).unwrap();
         assert_eq!(kept.as_slice().unwrap(), [0.0, 1.0, 6.0, 7.0, 12.0, 13.0]);
+    }
+
+    #[test]
+    fn every_norm_is_visited_in_order() {
+        let counted = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (mut names, mut parameters) = (Vec::new(), 0);
+        pollster::block_on(async {
+            let net = STYLES[0].net()?;
+            let mut stylizer = Stylizer::new(&Context::host(), &net).await?;
+            stylizer.visit_norms(|name, norm| {
+                names.push(name);
+                parameters += 2 * norm.weight().expect("they all have one").shape()[0];
+                let counted = counted.clone();
+                norm.set_observer(move |x, _| counted.lock().unwrap().push(x.shape()[1]));
+            });
+            stylizer.stylize(&waves(16, 16, 3.0), |_| {}).await?;
+            let style = waves(16, 16, 3.0);
+            let mut adain = Stylizer::adain(&Context::host(), &adain_net(8), &style, 1.0).await?;
+            adain.visit_norms(|name, _| names.push(name));
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+        assert_eq!(
+            (names.len(), names[0], names[14], names[15]),
+            (16, "conv1", "deconv2", "adain")
+        );
+        let channels = counted.lock().unwrap().clone();
+        assert_eq!((channels.len(), 2 * channels.iter().sum::<usize>()), (15, parameters));
     }
 
     /// Waves of a few pixels' length: something to normalize in every channel.

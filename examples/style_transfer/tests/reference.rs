@@ -1,8 +1,8 @@
 //! Whole networks against PyTorch's outputs: every network on every picture, on the host and on the GPU.
 //!
 //! The embedded styles are tested anywhere, on the picture in `tests/data`. `WGNORM_STYLE_DIR` names a folder with more
-//! (`nets`, `own`, `images`, `reference`, as the README describes). `WGNORM_REQUIRE_GPU=1` makes a missing adapter
-//! a failure.
+//! (`nets`, `own`, `images`, `reference`, as the README describes); `WGNORM_ALL_CASES=1` takes all of them.
+//! `WGNORM_REQUIRE_GPU=1` makes a missing adapter a failure.
 
 mod common;
 
@@ -38,7 +38,19 @@ fn main() {
         Trial::test("self_test__reference_of_another_style_is_noticed", other_style_is_noticed),
     ];
     match std::env::var_os("WGNORM_STYLE_DIR") {
-        Some(folder) => cases.extend(folder_cases(Path::new(&folder))),
+        Some(folder) => {
+            cases.extend(folder_cases(Path::new(&folder)));
+            if std::env::var_os("WGNORM_ALL_CASES").is_none() {
+                println!(
+                    "SKIPPED without WGNORM_ALL_CASES: mosaic and rain_princess, which are candy with other weights, \
+                     on pictures beyond 131x131"
+                );
+                let again = |name: &str| {
+                    ["mosaic__", "rain_princess__"].iter().any(|n| name.starts_with(n))
+                };
+                cases.retain(|case| !again(&case.name) || case.name.contains("flower"));
+            }
+        }
         None => {
             println!("SKIPPED: WGNORM_STYLE_DIR is not set: only the embedded styles are tested");
             let reason = "all/networks (ignored: WGNORM_STYLE_DIR is not set)";

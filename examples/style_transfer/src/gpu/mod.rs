@@ -73,6 +73,11 @@ impl GpuNet {
         self.stages.len()
     }
 
+    /// The stages, and their norms.
+    pub fn norms(&mut self) -> (&[Stage], &mut [Option<Norm>]) {
+        (&self.stages, &mut self.norms)
+    }
+
     /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or on this device. The next run overwrites
     /// it.
     pub async fn run(
