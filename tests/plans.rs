@@ -211,6 +211,9 @@ fn backward_reduces_once_where_parameters_are_constant_in_a_group() {
         assert_eq!(kernels(&plan), all, "{kind}");
         assert!(plan.stages[2].overrides.stats_inside, "{kind}");
     }
+    // Rows of one element share their one parameter.
+    let one = backward(&problem(view(6, [2, 3, 1])));
+    assert_eq!(kernels(&one), [SumsRow, GatherSums, SumsRow, GatherParams, InputGrad]);
     // Constants: no sums for dx. Without parameters: none for them.
     let mut constant = running(instance_norm(2, 3, 64));
     assert_eq!(kernels(&backward(&constant)), [SumsRow, GatherParams, InputGrad]);
@@ -265,6 +268,12 @@ fn check(
         let [width, height, _] = stage.workgroups;
         let items = u64::from(stage.task.span[3]);
         prop_assert!(u64::from(width) * u64::from(height) * u64::from(o.rows) >= items);
+        if stage.kernel == Kernel::GatherParams {
+            // Each parameter is one row's, however many groups share it.
+            let axes = problem.view.extent.iter().zip(problem.view.param);
+            let params = 1 + axes.map(|(n, stride)| (n - 1) * stride).sum::<u32>();
+            prop_assert_eq!(stage.task.span[3], params);
+        }
         if !stage.kernel.bindings().iter().any(|(role, _)| *role == Role::X) {
             continue;
         }

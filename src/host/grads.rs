@@ -1,4 +1,5 @@
-//! The backward pass; twin of `shaders/grads_*.wgsl` and `shaders/apply_grads.wgsl`.
+//! The backward pass; twin of `shaders/epilogue_grad.wgsl`, `shaders/sums_row.wgsl` and
+//! `shaders/input_grad.wgsl`.
 //!
 //! With g the gradient behind the epilogue and γ the weight,
 //! `dx = rstd · (γg − Σγg/n − xhat · Σγg·xhat/n)`, `dbias = Σ g`, `dweight = Σ g·xhat`.

@@ -1,4 +1,4 @@
-//! Mean and variance of groups, twin of `shaders/stats_*.wgsl`.
+//! Mean and variance of groups, twin of `shaders/stats_row.wgsl`.
 
 use super::reduce::{self, Merge};
 use super::walk::{Counts, Run, Walk};
