@@ -26,12 +26,12 @@ fn gather_sums(
     var factor = 1.0;
     if !INSIDE { factor = load_weight(row, vec4(0u)).x; }
     let total = vec4(all.x, factor * all.y, factor * all.z, 0.0);
-    let stat = along(task.stat, row.group);
     if PAIRED {
+      let stat = along(task.stat, row.group);
       out[2u * stat] = moments[stat];
       out[2u * stat + 1u] = total;
     } else {
-      out[stat] = total;
+      out[row.group] = total;
     }
   }
 }

@@ -55,7 +55,7 @@ pub enum ConfigError {
         layer: &'static str,
     },
     /// An initializer with numbers that are not finite in f32, or make no distribution.
-    #[error("{layer}: {got:?} initializes nothing")]
+    #[error("{layer}: {got:?} needs finite numbers, low <= high and std >= 0")]
     Init {
         /// The layer's name.
         layer: &'static str,
@@ -155,7 +155,7 @@ pub enum ShapeError {
     /// Batch statistics over a single value: the variance is 0 and the output only the bias.
     #[error(
         "{layer}: shape {got} has one value per statistic, so its output would be the bias alone; \
-         use OneValue::Bias if that is meant, or Mode::Eval with running statistics"
+         if that is meant use OneValue::Bias, or where the layer keeps running statistics Mode::Eval"
     )]
     OneValue {
         /// The layer's name.
@@ -235,8 +235,8 @@ pub enum ShapeError {
         /// The layer's name.
         layer: &'static str,
     },
-    /// A memory order this layer does not take.
-    #[error("{layer}: {operand} is {got:?}; this layer takes {expected:?}")]
+    /// An operand in another memory order than x, or one that this layer does not take.
+    #[error("{layer}: {operand} is {got:?}, {expected:?} is needed here")]
     Order {
         /// The layer's name.
         layer: &'static str,
@@ -337,12 +337,6 @@ pub enum PlanError {
         limit_name: &'static str,
         /// The limit's value on this device.
         limit: u64,
-    },
-    /// A view that no kernel walks.
-    #[error("no kernel reads groups with strides {strides:?} yet")]
-    View {
-        /// The view's data strides.
-        strides: [u32; 4],
     },
 }
 

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuData};
-use crate::{Context, Error, OperandError, Shape, ShapeError};
+use crate::{Context, Error, OperandError, Shape, ShapeError, View};
 use std::{fmt, sync::Arc};
 
 /// Which positions of each sample count, the same for all channels: one u8 per sample and position,
@@ -10,11 +10,14 @@ use std::{fmt, sync::Arc};
 ///
 /// Ignored inputs are never read into a result (NaN there is harmless); `y`, `dx` and `daddend` are
 /// 0 there. A statistic covers the counted elements of its group alone. A group without any gives 0
-/// and does not enter running statistics; a group with one is as one value per statistic. A mask
-/// that counts everything gives the bits of no mask.
+/// and does not enter running statistics; a group with one is as one value per statistic: refused, or
+/// the bias, as the layer's [`OneValue`](crate::OneValue) says. A mask that counts everything gives
+/// the bits of no mask.
 #[derive(Clone)]
 pub struct Mask {
     shape: Shape,
+    /// How many positions of each sample count.
+    counts: Arc<[u32]>,
     storage: Storage,
 }
 
@@ -34,7 +37,17 @@ impl Mask {
     pub fn from_slice(shape: impl Into<Shape>, values: &[u8]) -> Result<Self, ShapeError> {
         let desc = crate::TensorDesc::new(shape)?;
         desc.check_len(values.len())?;
-        Ok(Mask { shape: desc.shape, storage: Storage::Host(Arc::new(values.to_vec())) })
+        Ok(Self::of(desc.shape, values.to_vec()))
+    }
+
+    /// As many values as the shape says.
+    fn of(shape: Shape, values: Vec<u8>) -> Self {
+        // An empty mask may have any number of samples.
+        let samples = if values.is_empty() { 0 } else { shape.first().copied().unwrap_or(1) };
+        let len = values.len() / samples.max(1);
+        let sample = |n: usize| values[n * len..][..len].iter().filter(|&&v| v != 0).count() as u32;
+        let counts = (0..samples).map(sample).collect();
+        Mask { shape, counts, storage: Storage::Host(Arc::new(values)) }
     }
 
     /// Counts, of each sample, the first `lengths[n]` positions along the spatial axis `axis` of
@@ -60,6 +73,9 @@ impl Mask {
         if let Some(&long) = lengths.iter().find(|&&n| n as usize > size) {
             return Err(length(size as u64, long.into()));
         }
+        if shape.elements() == 0 {
+            return Ok(Self::of(shape, Vec::new()));
+        }
         let inner: usize = shape[axis + 1..].iter().product();
         let outer: usize = shape[1..axis].iter().product();
         let mut values = Vec::with_capacity(shape.elements() as usize);
@@ -71,7 +87,21 @@ impl Mask {
                 }
             }
         }
-        Ok(Mask { shape, storage: Storage::Host(Arc::new(values)) })
+        Ok(Self::of(shape, values))
+    }
+
+    /// Whether some group of this view, of the whole batch or of a sample, keeps a single value.
+    pub(crate) fn leaves_one(&self, view: &View) -> bool {
+        if self.counts.is_empty() || view.elements() == 0 {
+            return false;
+        }
+        let axes = (0..2).filter(|&axis| view.mask[axis] != 0 && view.extent[axis] > 1);
+        if axes.count() > 0 || self.counts.len() == 1 {
+            // Groups of one sample each: of as many channels as they have elements per position.
+            let per_sample = self.shape.elements() / self.counts.len() as u64;
+            return u64::from(view.group_len()) == per_sample && self.counts.contains(&1);
+        }
+        self.counts.iter().map(|&n| u64::from(n)).sum::<u64>() == 1
     }
 
     /// `(N, spatial…)`.
@@ -90,7 +120,7 @@ impl Mask {
                 Storage::Host(values) => gpu.upload(values)?,
                 Storage::Gpu(data) => data.on(gpu, "mask")?.clone(),
             };
-            return Ok(Mask { shape: self.shape.clone(), storage: Storage::Gpu(data) });
+            return Ok(Mask { storage: Storage::Gpu(data), ..self.clone() });
         }
         let _ = context;
         self.host()?;

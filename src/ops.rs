@@ -8,7 +8,7 @@ use crate::problem::{Estimator, Problem, StatSource};
 use crate::statistics::{GroupSums, Statistics};
 use crate::tensor::HostData;
 use crate::{
-    ConfigError, Context, DType, Error, Mask, Shape, ShapeError, Tensor, TensorDesc, View, trace,
+    ConfigError, Context, DType, Error, Mask, Shape, ShapeError, Tensor, TensorDesc, trace,
 };
 #[cfg(feature = "gpu")]
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl<'a, 't> Inputs<'a, 't> {
         if let Some((statistics, differentiable)) = &extras.statistics {
             // As those of a batch are laid out, also where running ones would have been used.
             problem.view.stat = [problem.view.extent[1], 1, 0, 0];
-            check_groups(layer, "statistics", &problem.view, &statistics.tensor)?;
+            check_entries(layer, "statistics", problem.view.statistics(), &statistics.tensor)?;
             problem.source = StatSource::Given { differentiable: *differentiable };
         }
         // Parameters of 16-bit tensors may be 16-bit or f32; of f64 tensors they are f64.
@@ -93,6 +93,16 @@ impl<'a, 't> Inputs<'a, 't> {
             }
         }
         Ok(self)
+    }
+
+    /// Whether the operands are where `context` works.
+    pub fn check_places(&self, context: &Context) -> Result<(), Error> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = context.gpu() {
+            return self.gpu_operands(gpu).map(drop);
+        }
+        let _ = context;
+        self.host_operands().map(drop)
     }
 
     /// The statistics of x, not yet used for anything.
@@ -184,7 +194,7 @@ impl Backward<'_, '_> {
         let saved = self.saved;
         same_desc(saved.layer, "dy", saved.x.desc(), self.dy.desc())?;
         if let Some(sums) = self.sums {
-            check_groups(saved.layer, "sums", &saved.problem.view, &sums.tensor)?;
+            check_entries(saved.layer, "sums", saved.problem.view.groups(), &sums.tensor)?;
         }
         Ok(())
     }
@@ -371,14 +381,14 @@ fn mask_shape(x: &Shape, channel_axis: usize) -> Shape {
     std::iter::once(samples).chain(spatial.map(|(_, &size)| size)).collect::<Vec<_>>().into()
 }
 
-/// Four numbers per statistic.
-fn check_groups(
+/// Four numbers per entry.
+fn check_entries(
     layer: &'static str,
     operand: &'static str,
-    view: &View,
+    entries: u32,
     tensor: &Tensor<'_>,
 ) -> Result<(), ShapeError> {
-    let expected: Shape = [view.statistics() as usize, 4].into();
+    let expected: Shape = [entries as usize, 4].into();
     if *tensor.shape() == expected {
         return Ok(());
     }

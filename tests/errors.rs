@@ -5,9 +5,9 @@ mod common;
 
 use common::device::{self, buffer, encoder};
 use wgnorm::{
-    Affine, Backend, Context, ContextOptions, Error, Extras, InstanceNorm1d, MemoryOrder, Mode,
-    Momentum, NormLayer, OpenError, OperandError, PlanError, Preference, RunError, ShapeError,
-    StateError, Tensor,
+    AdaIn, Affine, Backend, ConditionalInstanceNorm, Context, ContextOptions, Error, Extras,
+    InstanceNorm1d, Mask, MemoryOrder, Mode, Momentum, NormLayer, OpenError, OperandError,
+    PlanError, Preference, RunError, ShapeError, StateError, Statistics, Tensor,
 };
 
 /// Every misuse is a typed error before any work, and the layer works afterwards.
@@ -109,19 +109,47 @@ fn misfit_inputs_are_typed_errors() {
     }
 }
 
-/// Parameters that no binding can show are refused when planning.
+/// What no binding can show, be it no tensor of x's size, is refused when planning; the context and the
+/// layer work afterwards.
 #[test]
-fn parameters_over_the_binding_limit() {
+fn operands_over_the_binding_limit() {
     let limit = |limits: &mut wgpu::Limits| limits.max_storage_buffer_binding_size = 8192;
     let Some((device, queue)) = device::foreign(limit) else { return };
     let context = Context::from_device(&device, &queue).unwrap();
-    let norm = InstanceNorm1d::config(4000).with_affine(Affine::Bias).init(&context).unwrap();
+    let refused = |what: &str, result: Result<(), Error>| {
+        let error = result.unwrap_err();
+        let planned = matches!(&error, Error::Plan(PlanError::Limit { what: w, .. }) if *w == what);
+        assert!(planned, "{what}: {error}");
+    };
+    let affine = InstanceNorm1d::config(4000).with_affine(Affine::Bias).init(&context).unwrap();
     let x = Tensor::zeros(&context, [1, 4000, 2]).unwrap();
-    let error = norm.forward(&context, &x, Mode::Eval).unwrap_err();
-    let what = "weight or bias";
-    assert!(matches!(error, Error::Plan(PlanError::Limit { what: w, .. }) if w == what), "{error}");
+    refused("bias", affine.forward(&context, &x, Mode::Eval).map(drop));
     let tracking = InstanceNorm1d::config(4000).with_track_running_stats(true);
-    assert!(matches!(tracking.init(&context).unwrap_err(), Error::Plan(PlanError::Limit { .. })));
+    refused("running statistics", tracking.init(&context).map(drop));
+
+    let norm = InstanceNorm1d::config(600).init(&context).unwrap();
+    let x = Tensor::zeros(&context, [1, 600, 2]).unwrap();
+    norm.forward(&context, &x, Mode::Eval).unwrap();
+    let all = "the statistics of all groups";
+    refused(all, norm.forward_saved(&context, &x, Mode::Eval).map(drop));
+    refused(all, norm.statistics(&context, &x, None).map(drop));
+    let entries = || Tensor::zeros(&context, [600, 4]).unwrap();
+    let given = Statistics::from_tensor(entries()).unwrap();
+    let extras = Extras::new().with_statistics(&given);
+    refused(all, norm.forward_with(&context, &x, &extras, Mode::Eval).map(drop));
+    refused("a table", given.merge(&context, &given).map(drop));
+    let style = AdaIn::config().init(&context).unwrap();
+    refused(all, style.forward_style(&context, &x, &x).map(drop));
+
+    let long = InstanceNorm1d::config(1).init(&context).unwrap();
+    let x = Tensor::zeros(&context, [1, 1, 9000]).unwrap();
+    let mask = Mask::from_slice([1, 9000], &[1; 9000]).unwrap().to_context(&context).unwrap();
+    let masked = Extras::new().with_mask(&mask);
+    refused("the mask", long.forward_with(&context, &x, &masked, Mode::Eval).map(drop));
+    long.forward(&context, &x, Mode::Eval).unwrap();
+    let bank = ConditionalInstanceNorm::config(30, 100).init(&context).unwrap();
+    let x = Tensor::zeros(&context, [1, 100, 2]).unwrap();
+    refused("a table", bank.forward_styles(&context, &x, &[7]).map(drop));
 }
 
 /// A buffer of the application's that was never valid is its own trouble, not the loss of the device.

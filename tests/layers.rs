@@ -1,9 +1,7 @@
 //! The layers as types: settings, constructors, what calls refuse, names, copies, text.
 
-#[cfg(feature = "gpu")]
 mod common;
 
-#[cfg(feature = "gpu")]
 use common::device;
 use std::sync::{Arc, Mutex};
 use wgnorm::*;
@@ -602,6 +600,27 @@ fn lazy_layers_are_fixed_once() {
         let layer = lazy.layer().unwrap();
         assert_eq!(fitted, [layer.settings().num_features; 2]);
         assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 2);
+    }
+}
+
+#[test]
+fn a_refused_call_leaves_a_lazy_layer_open() {
+    for device in device::all() {
+        let context = &device.context;
+        let lazy = LazyBatchNorm1d::new(BatchNorm1d::config(0), context).unwrap();
+        let here = |shape: &[usize]| tensor(shape).to_context(context).unwrap();
+        let one_value = lazy.forward(context, &here(&[1, 5]), Mode::Train).unwrap_err();
+        assert!(matches!(one_value, Error::Shape(ShapeError::OneValue { .. })), "{one_value}");
+        let addend = here(&[4, 6]);
+        let extras = Extras::new().with_addend(&addend);
+        assert!(lazy.forward_with(context, &here(&[4, 5]), &extras, Mode::Train).is_err());
+        if context.backend() == Backend::Gpu {
+            let elsewhere = lazy.forward(context, &tensor(&[4, 5]), Mode::Train).unwrap_err();
+            assert!(matches!(elsewhere, Error::Operand(_)), "{elsewhere}");
+        }
+        assert!(lazy.layer().is_err());
+        lazy.forward(context, &here(&[4, 3]), Mode::Train).unwrap();
+        assert_eq!(lazy.layer().unwrap().settings().num_features, 3);
     }
 }
 

@@ -6,8 +6,9 @@ mod common;
 use common::data::{self, read};
 use common::{device, random};
 use wgnorm::{
-    Affine, BatchNorm2d, DType, Extras, InstanceNorm1d, InstanceNorm2d, LayerNorm, Mask,
-    MemoryOrder, Mode, Momentum, NormLayer, OneValue, ShapeError, Tensor,
+    Affine, BatchNorm1d, BatchNorm2d, DType, Error, Extras, GroupNorm, InstanceNorm1d,
+    InstanceNorm2d, LayerNorm, Mask, MemoryOrder, Mode, Momentum, NormLayer, OneValue, ShapeError,
+    Tensor,
 };
 
 const FIRST: MemoryOrder = MemoryOrder::ChannelsFirst;
@@ -181,5 +182,38 @@ fn masks_that_do_not_fit() {
         let layer = LayerNorm::config([5]).init(context).unwrap();
         let refused = layer.forward_with(context, &x, &extras, Mode::Train).unwrap_err();
         assert_eq!(refused, ShapeError::NoMask { layer: "LayerNorm" }.into());
+    }
+}
+
+/// A group that keeps one value is as an input of one value per statistic.
+#[test]
+fn one_counted_value_is_one_value() {
+    for device in device::all() {
+        let context = &device.context;
+        let run = |one_value, mask: &Mask, mode| {
+            let x = data::place(context, [2, 3, 4], DType::F32, FIRST, &[1.0; 24]).unwrap();
+            let extras = Extras::new().with_mask(&mask.to_context(context).unwrap());
+            let instance = InstanceNorm1d::config(3).with_one_value(one_value);
+            let batch = BatchNorm1d::config(3).with_one_value(one_value);
+            let group = GroupNorm::config(1, 3).init(context).unwrap();
+            [
+                instance.init(context).unwrap().forward_with(context, &x, &extras, mode),
+                batch.init(context).unwrap().forward_with(context, &x, &extras, mode),
+                group.forward_with(context, &x, &extras, mode),
+            ]
+            .map(|result| match result {
+                Ok(_) => true,
+                Err(Error::Shape(ShapeError::OneValue { .. })) => false,
+                Err(error) => panic!("{error}"),
+            })
+        };
+        let lengths = |of: &[u32]| Mask::from_lengths([2, 4], 1, of).unwrap();
+        let train = |of: &[u32]| run(OneValue::Error, &lengths(of), Mode::Train);
+        assert_eq!(train(&[3, 1]), [false, true, true]);
+        assert_eq!(train(&[0, 1]), [false, false, true]);
+        assert_eq!(train(&[1, 1]), [false, true, true]);
+        assert_eq!(train(&[2, 0]), [true; 3]);
+        assert_eq!(run(OneValue::Bias, &lengths(&[0, 1]), Mode::Train), [true; 3]);
+        assert_eq!(run(OneValue::Error, &lengths(&[0, 1]), Mode::Eval), [false, true, true]);
     }
 }

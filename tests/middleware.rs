@@ -6,8 +6,8 @@ mod common;
 use common::device::{self, buffer, encoder};
 use common::{oracle, random, tolerance};
 use wgnorm::{
-    Activation, Affine, Context, Error, Extras, InstanceNorm1d, InstanceNorm2d, Mode, Momentum,
-    NormLayer, Tensor,
+    Activation, Affine, BatchNorm2d, Context, Error, Extras, GroupNorm, InstanceNorm1d,
+    InstanceNorm2d, LayerNorm, MemoryOrder, Mode, Momentum, NormLayer, RmsNorm, Tensor,
 };
 
 /// Operands anywhere in the application's buffers, aligned or not; what lies around them is left
@@ -255,6 +255,59 @@ fn tensors_over_the_binding_limit() {
             tolerance::assert_close(&got, &want.forward(&x), tolerance::Y, &what);
         }
     }
+}
+
+/// So they do in every layer, memory order and pass: the host says what should come out.
+#[test]
+fn layers_over_the_binding_limit() {
+    let limit = |limits: &mut wgpu::Limits| limits.max_storage_buffer_binding_size = 24 << 10;
+    let Some((device, queue)) = device::foreign(limit) else { return };
+    let shape = [5, 8, 9, 41];
+    let len: usize = shape.iter().product();
+    let x = random::gauss4(len, 8, 2.0, 1.0);
+    let dy = random::gauss4(len, 9, 1.0, 0.0);
+    type Build = fn(&Context) -> Result<Box<dyn NormLayer>, Error>;
+    let layers: [(&str, Build, [MemoryOrder; 2]); 5] = [
+        ("instance", |c| Ok(Box::new(affine_instance_norm().init(c)?)), BOTH),
+        ("batch", |c| Ok(Box::new(BatchNorm2d::config(8).init(c)?)), BOTH),
+        ("group", |c| Ok(Box::new(GroupNorm::config(4, 8).init(c)?)), BOTH),
+        ("layer", |c| Ok(Box::new(LayerNorm::config([9, 41]).init(c)?)), BOTH),
+        ("rms", |c| Ok(Box::new(RmsNorm::config([41]).init(c)?)), [BOTH[0]; 2]),
+    ];
+    let run = |context: &Context, build: Build, order| {
+        let layer = build(context).unwrap();
+        let place = |data: &[f32]| {
+            let tensor = Tensor::from_slice(shape, data).unwrap().with_order(order);
+            tensor.to_context(context).unwrap()
+        };
+        let relu = Extras::new().with_activation(Activation::LeakyRelu(0.25));
+        let (y, saved) = layer.forward_saved_with(context, &place(&x), &relu, Mode::Train).unwrap();
+        let grads = layer.backward(context, &saved, &place(&dy)).unwrap();
+        [Some(y), Some(grads.dx), grads.dweight, grads.dbias]
+            .map(|tensor| tensor.map(|t| t.to_vec_blocking().unwrap()))
+    };
+    let context = Context::from_device(&device, &queue).unwrap();
+    for (name, build, orders) in layers {
+        for order in orders {
+            let got = run(&context, build, order);
+            let want = run(&Context::host(), build, order);
+            // Sums of some thousand terms may cancel: their bound is of the terms.
+            let param = 10.0 * tolerance::DPARAM;
+            let bounds = [tolerance::Y, tolerance::DX, param, param];
+            for (i, ((got, want), bound)) in got.iter().zip(want).zip(bounds).enumerate() {
+                let Some(want) = want else { continue };
+                let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+                let what = format!("{name} {order:?}, result {i}");
+                tolerance::assert_close(got.as_ref().unwrap(), &want, bound, &what);
+            }
+        }
+    }
+}
+
+const BOTH: [MemoryOrder; 2] = [MemoryOrder::ChannelsFirst, MemoryOrder::ChannelsLast];
+
+fn affine_instance_norm() -> wgnorm::InstanceNormConfig<2> {
+    InstanceNorm2d::config(8).with_affine(Affine::Both)
 }
 
 /// Devices with few lanes and little workgroup memory run the same kernels, smaller.

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use wgnorm::plan::{Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Wants};
+use wgnorm::plan::{
+    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Wants, Window,
+};
 use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
 };
@@ -162,11 +164,44 @@ fn tiny_limits_are_refused() {
     let tiny = Caps { max_binding: 256, ..WEBGPU };
     let error = forward(&instance_norm(2, 3, 16), &tiny, &Offsets::default()).unwrap_err();
     assert!(matches!(error, PlanError::Limit { limit: 256, .. }), "{error}");
-    // Groups that lie apart are not cut into windows.
+    // Between the elements of a group lies one sample's worth of the others.
     let small = Caps { max_binding: 4096, ..WEBGPU };
     let batch_norm = problem(view(2, [4, 3, 1000]));
     let error = forward(&batch_norm, &small, &Offsets::default()).unwrap_err();
-    assert!(matches!(error, PlanError::Limit { needed: 48_256, limit: 4096, .. }), "{error}");
+    assert!(matches!(error, PlanError::Limit { needed: 12_256, limit: 4096, .. }), "{error}");
+}
+
+/// A tensor as large as a binding is one window, at an offset that is aligned.
+#[test]
+fn a_binding_is_used_to_its_end() {
+    for kind in 0..7 {
+        let problem = problem(view(kind, [4, 8, 256]));
+        let caps = Caps { max_binding: 4 * 8 * 256 * 4, ..WEBGPU };
+        let plan = forward(&problem, &caps, &Offsets::default()).unwrap();
+        let whole = Window { first: 0, len: 4 * 8 * 256 };
+        assert!(plan.stages.iter().all(|stage| stage.window == whole), "{kind}");
+        let offsets = Offsets { x: 16, ..Offsets::default() };
+        let stages = forward(&problem, &caps, &offsets).unwrap().stages;
+        assert!(stages.iter().any(|stage| stage.window != whole), "{kind}");
+    }
+}
+
+/// What trains on one side of a limit trains on the other: all passes go through windows.
+#[test]
+fn every_pass_is_cut_into_windows() {
+    let caps = Caps { max_binding: 64 << 10, ..WEBGPU };
+    let wants = Wants { weight: true, bias: true, ..Wants::default() };
+    for kind in 0..7 {
+        let problem = problem(view(kind, [16, 40, 200]));
+        let plans = [
+            Plan::forward(&problem, &caps, &Offsets::default(), Keep::Moments),
+            Plan::backward(&problem, &caps, &Offsets::default(), wants),
+        ];
+        for plan in plans {
+            let plan = plan.unwrap_or_else(|error| panic!("{kind}: {error}"));
+            assert!(plan.stages.iter().filter(|stage| stage.window.len > 0).count() > 7);
+        }
+    }
 }
 
 #[test]
@@ -259,9 +294,27 @@ fn check(
     let size = problem.dtype.size() as u64;
     // How often each kernel touches each element, kernels of re-sorted views apart.
     let mut touched: BTreeMap<(Kernel, [u32; 4]), Vec<u8>> = BTreeMap::new();
-    prop_assert!(plan.partials <= caps.max_binding && plan.gathered <= caps.max_binding);
+    let length = |strides: [u32; 4]| {
+        let last = problem.view.extent.iter().zip(strides).map(|(n, stride)| (n - 1) * stride);
+        u64::from(last.sum::<u32>() + 1)
+    };
+    let groups = u64::from(problem.view.extent[0] * problem.view.extent[1]);
     for stage in &plan.stages {
         let o = &stage.overrides;
+        for operand in &stage.operands {
+            let bytes = match operand {
+                Operand::Partials => plan.partials,
+                Operand::Gathered => plan.gathered,
+                Operand::Moments => length(problem.view.stat) * 16,
+                Operand::Sums => groups * 16,
+                Operand::Weight | Operand::Bias | Operand::WeightOut | Operand::BiasOut => {
+                    length(problem.view.param) * 4
+                }
+                Operand::Mask => length(problem.view.mask),
+                _ => 0,
+            };
+            prop_assert!(bytes <= caps.max_binding, "{:?} has {} bytes", operand, bytes);
+        }
         prop_assert!(stage.workgroups.iter().all(|&n| n >= 1 && n <= caps.max_grid));
         prop_assert_eq!(stage.operands.len(), stage.kernel.bindings().len());
         prop_assert!(o.wg.is_power_of_two() && o.wg <= caps.lanes && o.wg % o.rows == 0);
@@ -335,13 +388,14 @@ proptest! {
         max_grid in prop_oneof![Just(40_000u32), Just(65535)],
         alignment in prop_oneof![Just(32u64), Just(256)],
         offsets in (0u64..100, 0u64..100),
-        [eval, update, relu, half] in any::<[bool; 4]>(),
+        [eval, update, relu, half, masked] in any::<[bool; 5]>(),
     ) {
         let c = if s > 5000 { c.min(4) } else { c };
         let mut problem = problem(view(kind, [n, c, s]));
         if half {
             problem.dtype = DType::F16;
         }
+        problem.masked = masked && kind < 4;
         if relu {
             problem.activation = Activation::Relu;
         }

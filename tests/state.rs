@@ -61,6 +61,25 @@ fn new_parameters_reach_the_next_call() {
     }
 }
 
+/// On a GPU a view of the running statistics shows what they are when it is read, whoever wrote them.
+#[test]
+fn views_of_running_statistics_stay_live() {
+    let Some(context) = device::gpu() else { return };
+    let config = InstanceNorm1d::config(1).with_track_running_stats(true);
+    let mut norm = config.with_momentum(Momentum::Factor(1.0)).init(&context).unwrap();
+    let view = norm.running_mean().unwrap();
+    let x = Tensor::from_slice([1, 1, 2], &[1.0, 5.0]).unwrap().to_context(&context).unwrap();
+    let read = || view.to_vec_blocking().unwrap()[0];
+    norm.forward(&context, &x, Mode::Train).unwrap();
+    assert_eq!(read(), 3.0);
+    norm.reset_running_stats().unwrap();
+    assert_eq!(read(), 0.0);
+    norm.forward(&context, &x, Mode::Train).unwrap();
+    assert_eq!(read(), 3.0);
+    norm.set_running_stats(&[7.0], &[1.0], 0).unwrap();
+    assert_eq!(read(), 7.0);
+}
+
 /// Empty tensors are tensors.
 #[test]
 fn empty_tensors() {

@@ -455,3 +455,28 @@ fn any_momentum() {
         }
     }
 }
+
+/// In evaluation one statistic serves all samples, yet the sums are each sample's own.
+#[test]
+fn sums_with_running_statistics_are_per_group() {
+    for device in device::all() {
+        let context = &device.context;
+        let config = InstanceNorm2d::config(1).with_track_running_stats(true);
+        let layer = config.with_eps(0.0).init(context).unwrap();
+        let place = |values: &[f64]| {
+            let order = MemoryOrder::ChannelsFirst;
+            data::place(context, [3, 1, 1, 2], DType::F32, order, values).unwrap()
+        };
+        let x = place(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let (_, saved) = layer.forward_saved(context, &x, Mode::Eval).unwrap();
+        let dy = place(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let sums = layer.group_sums(context, &saved, &dy).unwrap();
+        let got = read(sums.tensor()).unwrap();
+        let want = [2.0, 3.0, 5.0, 0.0, 2.0, 7.0, 25.0, 0.0, 2.0, 11.0, 61.0, 0.0];
+        assert_close(&got, &want, &want.map(|v: f64| v.max(1.0)), 1e-6, device.name);
+        // They change nothing: the statistics are constants.
+        let with = layer.backward_with_sums(context, &saved, &dy, &sums).unwrap();
+        let without = layer.backward(context, &saved, &dy).unwrap();
+        assert_eq!(read(&with.dx).unwrap(), read(&without.dx).unwrap(), "{}", device.name);
+    }
+}

@@ -16,9 +16,13 @@ impl Gpu {
         Ok((Tensor::gpu(desc, data.clone()), data))
     }
 
-    /// Four numbers per statistic of a problem; of nothing they are zeros.
-    fn entries(self: &Arc<Self>, problem: &Problem) -> Result<(Output, GpuData), Error> {
-        let desc = TensorDesc::new([problem.view.statistics() as usize, 4])?;
+    /// So many times four numbers, about a problem; of nothing they are zeros.
+    fn entries(
+        self: &Arc<Self>,
+        problem: &Problem,
+        entries: u32,
+    ) -> Result<(Output, GpuData), Error> {
+        let desc = TensorDesc::new([entries as usize, 4])?;
         if problem.view.elements() > 0 {
             return self.output(desc);
         }
@@ -49,7 +53,7 @@ impl Inputs<'_, '_> {
 }
 
 pub(crate) fn statistics(gpu: &Arc<Gpu>, inputs: &Inputs<'_, '_>) -> Result<Output, Error> {
-    let (tensor, moments) = gpu.entries(&inputs.problem)?;
+    let (tensor, moments) = gpu.entries(&inputs.problem, inputs.problem.view.statistics())?;
     let mut operands = inputs.gpu_operands(gpu)?;
     operands.add(Operand::Moments, &moments);
     inputs.submit(gpu, &Job::Statistics(inputs.problem), &operands)?;
@@ -73,7 +77,7 @@ pub(crate) fn forward_saved(
         return Ok((forward(gpu, inputs)?, given.tensor.clone()));
     }
     let (tensor, y) = gpu.output(inputs.x.desc().clone())?;
-    let (saved, moments) = gpu.entries(&inputs.problem)?;
+    let (saved, moments) = gpu.entries(&inputs.problem, inputs.problem.view.statistics())?;
     let mut operands = inputs.gpu_operands(gpu)?;
     operands.add(Operand::Y, &y);
     operands.add(Operand::Moments, &moments);
@@ -100,7 +104,7 @@ pub(crate) fn record(
 
 pub(crate) fn group_sums(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Output, Error> {
     let saved = pass.saved;
-    let (tensor, sums) = gpu.entries(&saved.problem)?;
+    let (tensor, sums) = gpu.entries(&saved.problem, saved.problem.view.groups())?;
     let mut operands = pass.gpu_operands(gpu)?;
     operands.add(Operand::Sums, &sums);
     let call = pass.calls.get(gpu, &Job::GroupSums(saved.problem), &operands)?;

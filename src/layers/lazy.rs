@@ -3,6 +3,7 @@
 use super::{
     BatchNormConfig, BatchNormNd, Extras, FusedBatchNormConfig, FusedBatchNormNd, InstanceNorm,
     InstanceNormAxisConfig, InstanceNormConfig, InstanceNormNd, NormLayer, Parameters, Saved,
+    check_call,
 };
 use crate::desc::TensorDesc;
 use crate::problem::Mode;
@@ -22,8 +23,8 @@ pub trait LazyConfig: sealed::Open + Clone + fmt::Debug {
     fn build(self, context: &Context) -> Result<Self::Layer, Error>;
 }
 
-/// A layer whose settings have 0 channels: the first input that fits them, or a loaded state, fixes
-/// the number and creates the parameters.
+/// A layer whose settings have 0 channels: the first call that passes all checks, or a loaded state,
+/// fixes the number and creates the parameters. A call refused leaves it open.
 ///
 /// PyTorch's `Lazy…` modules, MXNet's `in_channels=0`. Until then there are no parameters, and asking
 /// for the layer is [`StateError::Uninitialized`]. Of concurrent first calls one wins; then, and ever
@@ -107,6 +108,23 @@ impl<C: LazyConfig> Lazy<C> {
         self.layer.get_mut().ok_or(StateError::Uninitialized { layer })
     }
 
+    /// The layer, which this call fixes if none did before, and if it will do.
+    fn layer_for_call<'a>(
+        &self,
+        context: &Context,
+        x: &Tensor<'a>,
+        extras: &Extras<'a>,
+        mode: Mode,
+    ) -> Result<&C::Layer, Error> {
+        if let Some(layer) = self.layer.get() {
+            return Ok(layer);
+        }
+        let axis = self.config.channel_axis(x.desc())?;
+        let layer = self.build(x.shape()[axis])?;
+        check_call(&layer, context, x, extras, mode)?;
+        Ok(self.fix(layer))
+    }
+
     /// The layer, which this input fixes if none did before: for all calls that are not here.
     ///
     /// # Errors
@@ -121,23 +139,23 @@ impl<C: LazyConfig> Lazy<C> {
         }
     }
 
-    /// [`NormLayer::forward`] of [`layer_for`](Self::layer_for) x.
+    /// The layer's [`NormLayer::forward`].
     ///
     /// # Errors
-    /// As the two.
+    /// As that, and as the settings' `init`.
     pub fn forward(
         &self,
         context: &Context,
         x: &Tensor<'_>,
         mode: Mode,
     ) -> Result<Tensor<'static>, Error> {
-        self.layer_for(x.desc())?.forward(context, x, mode)
+        self.forward_with(context, x, &Extras::new(), mode)
     }
 
-    /// [`NormLayer::forward_with`] of [`layer_for`](Self::layer_for) x.
+    /// The layer's [`NormLayer::forward_with`].
     ///
     /// # Errors
-    /// As the two.
+    /// As that, and as the settings' `init`.
     pub fn forward_with<'a>(
         &self,
         context: &Context,
@@ -145,21 +163,20 @@ impl<C: LazyConfig> Lazy<C> {
         extras: &Extras<'a>,
         mode: Mode,
     ) -> Result<Tensor<'static>, Error> {
-        self.layer_for(x.desc())?.forward_with(context, x, extras, mode)
+        self.layer_for_call(context, x, extras, mode)?.forward_with(context, x, extras, mode)
     }
 
-    /// [`NormLayer::forward_saved`] of [`layer_for`](Self::layer_for) x. The backward pass is the
-    /// [`layer`](Self::layer)'s.
+    /// The layer's [`NormLayer::forward_saved`]. The backward pass is the [`layer`](Self::layer)'s.
     ///
     /// # Errors
-    /// As the two.
+    /// As that, and as the settings' `init`.
     pub fn forward_saved<'a>(
         &self,
         context: &Context,
         x: &Tensor<'a>,
         mode: Mode,
     ) -> Result<(Tensor<'static>, Saved<'a>), Error> {
-        self.layer_for(x.desc())?.forward_saved(context, x, mode)
+        self.layer_for_call(context, x, &Extras::new(), mode)?.forward_saved(context, x, mode)
     }
 
     /// [`Parameters::load_state_dict`]; the state's number of channels becomes the layer's, if none

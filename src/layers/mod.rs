@@ -304,10 +304,25 @@ fn inputs<'a, 't, L: NormLayer + ?Sized>(
     mode: Mode,
 ) -> Result<Inputs<'a, 't>, Error> {
     let problem = layer.problem(x.desc(), mode)?;
+    let counted = layer.counted_values(&problem);
+    let inputs = operands(layer, context, x, extras, problem)?.check()?;
     if extras.statistics.is_none() && problem.source == StatSource::Batch {
-        refuse_one_value(layer.parameters().layer(), x, layer.counted_values(&problem))?;
+        let single = extras.mask.as_ref().is_some_and(|mask| mask.leaves_one(&problem.view));
+        let counted = counted.map(|values| if single { 1 } else { values });
+        refuse_one_value(layer.parameters().layer(), x, counted)?;
     }
-    operands(layer, context, x, extras, problem)?.check()
+    Ok(inputs)
+}
+
+/// Whether a forward call would be accepted: all checks, nothing done.
+fn check_call<L: NormLayer + ?Sized>(
+    layer: &L,
+    context: &Context,
+    x: &Tensor<'_>,
+    extras: &Extras<'_>,
+    mode: Mode,
+) -> Result<(), Error> {
+    inputs(layer, context, x, extras, mode)?.check_places(context)
 }
 
 /// The operands of a problem, not yet checked against each other.

@@ -3,7 +3,6 @@
 use super::{Init, Parameters};
 #[cfg(feature = "gpu")]
 use crate::gpu::CallCache;
-use crate::host::HostRunning;
 use crate::ops::Running;
 use crate::state_dict::{COUNT, Fitting};
 use crate::{Backend, Context, DType, Error, MemoryOrder, Shape, ShapeError, StateError, Tensor};
@@ -246,7 +245,7 @@ impl Parameters {
         self.reset_running_stats()
     }
 
-    /// Replaces the running statistics. Work already recorded keeps using the old ones.
+    /// Overwrites the running statistics: on a GPU with the next submission, before everything in it.
     ///
     /// # Errors
     /// [`StateError`] if the layer tracks none, for another shape, or a count above `u32::MAX`.
@@ -263,20 +262,25 @@ impl Parameters {
         }
         let (got, limit) = (num_batches_tracked, u32::MAX);
         let tracked = u32::try_from(got).map_err(|_| StateError::Count { layer, got, limit })?;
-        let widen = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect();
-        let (mean, var, dtype) = (widen(running_mean), widen(running_var), self.dtype);
-        self.replace_running(HostRunning { mean, var, tracked, dtype }.rounded(dtype))
+        let widen = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+        self.write_running(&widen(running_mean), &widen(running_var), tracked)
     }
 
-    /// Running mean 0, running variance 1, count 0. Without running statistics, nothing.
+    /// Running mean 0, running variance 1, count 0, as [`set_running_stats`](Self::set_running_stats).
+    /// Without running statistics, nothing.
     ///
     /// # Errors
     /// [`RunError`](crate::RunError) if the device fails.
     pub fn reset_running_stats(&mut self) -> Result<(), Error> {
-        match &self.running {
-            Some(running) => self.replace_running(HostRunning::new(running.features(), self.dtype)),
-            None => Ok(()),
-        }
+        let Ok(features) = self.running().map(Running::features) else { return Ok(()) };
+        self.write_running(&vec![0.0; features], &vec![1.0; features], 0)
+    }
+
+    fn write_running(&self, mean: &[f64], var: &[f64], tracked: u32) -> Result<(), Error> {
+        let running = self.running()?;
+        running.write(&self.context, 0, mean, self.dtype)?;
+        running.write(&self.context, 1, var, self.dtype)?;
+        running.write_count(&self.context, tracked)
     }
 
     /// What a state has of this layer: names, and shapes of all but the count.
@@ -316,13 +320,6 @@ impl Parameters {
         for (old, new) in affine.iter_mut().zip(placed) {
             *old = new.or(old.take());
         }
-        #[cfg(feature = "gpu")]
-        self.calls.clear();
-        Ok(())
-    }
-
-    fn replace_running(&mut self, values: HostRunning) -> Result<(), Error> {
-        self.running = Some(Running::new(&self.context, values)?);
         #[cfg(feature = "gpu")]
         self.calls.clear();
         Ok(())

@@ -1,6 +1,6 @@
 //! The planner of the backward pass.
 
-use super::geometry::{ENTRY, Geometry, PLAIN, Pass, check_limit};
+use super::geometry::{ENTRY, Geometry, PLAIN, Pass};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan, Role, Wants};
 use crate::problem::Problem;
 use crate::{Activation, PlanError, View};
@@ -66,7 +66,6 @@ impl Plan {
             return Ok(Plan::default());
         }
         let mut planner = Planner::new(problem, caps, offsets);
-        planner.geometry.check_params()?;
         planner.addend()?;
         let needs_sums = !problem.source.is_constant();
         let wants_params = wants.weight || wants.bias;
@@ -125,8 +124,7 @@ impl<'a> Planner<'a> {
     }
 
     fn finish(self) -> Result<Plan, PlanError> {
-        let limit = self.geometry.caps.max_binding;
-        check_limit("partial sums", self.plan.partials.max(self.plan.gathered), limit)?;
+        self.geometry.check_operands(&self.plan)?;
         Ok(self.plan)
     }
 

@@ -1,6 +1,6 @@
 //! The planner of the forward pass.
 
-use super::geometry::{Geometry, PLAIN, Pass, Slicing, check_limit};
+use super::geometry::{Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Keep, Kernel, Offsets, Operand, Overrides, Plan, Role};
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Estimator, PlanError};
@@ -81,7 +81,6 @@ impl Planner<'_> {
     fn forward(mut self, keep: Keep) -> Result<Plan, PlanError> {
         let geometry = &self.geometry;
         let problem = geometry.problem;
-        geometry.check_params()?;
         // Statistics that go elsewhere than into y, and where.
         let out = match keep {
             Keep::Moments => Some(Operand::Moments),
@@ -132,8 +131,7 @@ impl Planner<'_> {
     }
 
     fn finish(self) -> Result<Plan, PlanError> {
-        let limit = self.geometry.caps.max_binding;
-        check_limit("partial statistics", self.plan.partials.max(self.plan.gathered), limit)?;
+        self.geometry.check_operands(&self.plan)?;
         Ok(self.plan)
     }
 

@@ -1,7 +1,7 @@
 //! How the elements of a view are shared out among workgroups, lanes and dispatches.
 
 use super::{
-    Access, Caps, Kernel, Offsets, Operand, Overrides, Stage, Task, Window, binding_shift,
+    Access, Caps, Kernel, Offsets, Operand, Overrides, Plan, Stage, Task, Window, binding_shift,
 };
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Activation, PlanError, View};
@@ -58,6 +58,36 @@ pub(super) struct Geometry<'a> {
     wg: u32,
     dense: bool,
     columns: bool,
+    /// Most elements of the tensor that one binding shows.
+    window: u64,
+}
+
+/// The contiguous parts into which the outermost axis in memory cuts a tensor whose groups are not
+/// contiguous themselves: what a window is made of where one binding does not show it all.
+#[derive(Clone, Copy)]
+enum Slab {
+    /// So many whole groups, in so many elements.
+    Groups(u32, u32),
+    /// So many positions of all groups, in so many elements.
+    Positions(u32, u32),
+}
+
+impl Slab {
+    fn of(view: &View) -> Option<Slab> {
+        let outermost =
+            (0..4).filter(|&axis| view.extent[axis] > 1).max_by_key(|&d| view.data[d])?;
+        let (extent, stride) = (view.extent[outermost], view.data[outermost]);
+        if u64::from(extent) * u64::from(stride) != u64::from(view.elements()) {
+            return None;
+        }
+        match outermost {
+            0 => Some(Slab::Groups(view.extent[1], stride)),
+            1 if view.extent[0] == 1 => Some(Slab::Groups(1, stride)),
+            2 => Some(Slab::Positions(view.extent[3], stride)),
+            3 if view.extent[2] == 1 => Some(Slab::Positions(1, stride)),
+            _ => None,
+        }
+    }
 }
 
 /// One kernel's work over the elements of a view.
@@ -84,7 +114,26 @@ impl<'a> Geometry<'a> {
         let [_, beside, outer, inner] = view.data;
         let contiguous = if reduced == 1 { outer == 1 } else { inner == 1 };
         let columns = !dense && !contiguous && beside == 1 && groups > 1;
-        Geometry { problem, view, caps, offsets, wg, dense, columns }
+        let element = problem.dtype.size() as u64;
+        // A window's start may be shifted by the alignment of offsets, at most 256 bytes; how far the
+        // tensor's own start is, is known.
+        let part = caps.max_binding.saturating_sub(256) / element;
+        let Offsets { x, y, addend, dy, .. } = *offsets;
+        let shift = [x, y, addend, dy].map(|offset| offset % caps.offset_alignment);
+        let shift = shift.into_iter().fold(0, u64::max);
+        let whole = u64::from(view.elements());
+        let window =
+            if whole * element + shift <= caps.max_binding { part.max(whole) } else { part };
+        Geometry { problem, view, caps, offsets, wg, dense, columns, window }
+    }
+
+    /// Whether some window shows whole groups.
+    fn shows_groups(&self) -> bool {
+        if self.dense {
+            return u64::from(self.view.group_len()) <= self.window;
+        }
+        u64::from(self.view.elements()) <= self.window
+            || matches!(Slab::of(&self.view), Some(Slab::Groups(_, len)) if u64::from(len) <= self.window)
     }
 
     /// Groups side by side in a workgroup, where neighbouring lanes take them.
@@ -101,7 +150,7 @@ impl<'a> Geometry<'a> {
             let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
             Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile }
         };
-        if u64::from(len) > self.window() {
+        if !self.shows_groups() {
             return None;
         }
         if self.columns {
@@ -126,10 +175,17 @@ impl<'a> Geometry<'a> {
         let rows = if self.columns { self.columns(COLUMNS) } else { 1 };
         let workgroups = view.groups().div_ceil(rows);
         let wanted = WORKGROUPS_ENOUGH.div_ceil(workgroups).min(SLICES_MAX.min(self.wg));
-        // A slice must fit a window even when its group does not.
-        let most = (self.window() / u64::from(SLICE_STEP)).max(1) as u32 * SLICE_STEP;
         let least = (SLICE_MIN / rows).max(SLICE_STEP);
-        let slice_len = slice_of(view.group_len(), wanted).max(least).min(most);
+        let mut slice_len = slice_of(view.group_len(), wanted).max(least);
+        // A slice must fit a window even when its group does not.
+        if !self.shows_groups() {
+            let (step, len) = match Slab::of(view).filter(|_| !self.dense) {
+                Some(Slab::Positions(step, len)) => (step, len),
+                _ => (SLICE_STEP, SLICE_STEP),
+            };
+            let most = (self.window / u64::from(len)).max(1).min(u64::from(u32::MAX / step)) as u32;
+            slice_len = (slice_len / step).clamp(1, most) * step;
+        }
         Slicing { slices: view.group_len().div_ceil(slice_len), slice_len, rows, tile: 1 }
     }
 
@@ -142,28 +198,20 @@ impl<'a> Geometry<'a> {
         self.problem.dtype.size() as u64
     }
 
-    /// Most elements of the tensor that one binding shows: its start may be shifted by the
-    /// alignment of offsets, at most 256 bytes.
-    fn window(&self) -> u64 {
-        self.caps.max_binding.saturating_sub(256) / self.element()
-    }
-
     /// Cuts one kernel's work into dispatches whose elements fit a binding.
     pub fn pass(&self, pass: &Pass<'_>, stages: &mut Vec<Stage>) -> Result<(), PlanError> {
         let (groups, len) = (self.view.groups(), self.view.group_len());
-        let slicing = &pass.slicing;
-        let window = self.window();
-        if window < u64::from(SLICE_STEP) {
+        let (slicing, window) = (&pass.slicing, self.window);
+        let elements = self.view.elements();
+        if window < u64::from(SLICE_STEP.min(elements)) {
             let needed = 256 + u64::from(SLICE_STEP) * self.element();
             return Err(binding_limit("a window of the tensor", needed, self.caps.max_binding));
         }
-        if !self.dense {
-            // The elements of a group lie apart: all are bound at once.
-            let len = self.view.elements();
-            let needed = 256 + u64::from(len) * self.element();
-            check_limit("a tensor whose groups are not contiguous", needed, self.caps.max_binding)?;
+        if u64::from(elements) <= window {
             let span = [0, 0, slicing.slices, groups * slicing.slices];
-            stages.push(self.stage(pass, span, Window { first: 0, len })?);
+            stages.push(self.stage(pass, span, Window { first: 0, len: elements })?);
+        } else if !self.dense {
+            self.pass_slabs(pass, stages)?;
         } else if u64::from(len) <= window {
             let step = (window / u64::from(len)).min(u64::from(groups)) as u32;
             for first in (0..groups).step_by(step as usize) {
@@ -183,6 +231,43 @@ impl<'a> Geometry<'a> {
                     stages.push(self.stage(pass, [group, first, count, count], window)?);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Windows over a tensor whose groups are not contiguous.
+    fn pass_slabs(&self, pass: &Pass<'_>, stages: &mut Vec<Stage>) -> Result<(), PlanError> {
+        let (groups, slicing) = (self.view.groups(), &pass.slicing);
+        let limit = |len: u32| {
+            let what = "what lies between the elements of a group";
+            let needed = 256 + u64::from(len) * self.element();
+            check_limit(what, needed, self.caps.max_binding)
+        };
+        match Slab::of(&self.view) {
+            Some(Slab::Groups(step, len)) => {
+                limit(len)?;
+                let slabs = (self.window / u64::from(len)) as u32;
+                for first in (0..groups / step).step_by(slabs as usize) {
+                    let count = slabs.min(groups / step - first);
+                    let span = [first * step, 0, slicing.slices, count * step * slicing.slices];
+                    let window = Window { first: first * len, len: count * len };
+                    stages.push(self.stage(pass, span, window)?);
+                }
+            }
+            // Slices are whole slabs, see `split_groups`.
+            Some(Slab::Positions(step, len)) => {
+                let slice = slicing.slice_len / step * len;
+                limit(slice)?;
+                let slices = (self.window / u64::from(slice)) as u32;
+                for first in (0..slicing.slices).step_by(slices as usize) {
+                    let count = slices.min(slicing.slices - first);
+                    let start = first * slice;
+                    let end = (first + count).saturating_mul(slice).min(self.view.elements());
+                    let window = Window { first: start, len: end - start };
+                    stages.push(self.stage(pass, [0, first, count, groups * count], window)?);
+                }
+            }
+            None => limit(self.view.elements())?,
         }
         Ok(())
     }
@@ -334,14 +419,33 @@ impl<'a> Geometry<'a> {
         }
     }
 
-    /// What must fit a binding besides the tensor.
-    pub fn check_params(&self) -> Result<(), PlanError> {
-        if !self.problem.weight && !self.problem.bias {
-            return Ok(());
+    /// What must fit a binding besides windows of the tensor.
+    pub fn check_operands(&self, plan: &Plan) -> Result<(), PlanError> {
+        let View { param, mask, .. } = self.problem.view;
+        let length = |strides: [u32; 4]| {
+            let axes = self.problem.view.extent.iter().zip(strides);
+            1 + axes.map(|(&n, stride)| u64::from(n - 1) * u64::from(stride)).sum::<u64>()
+        };
+        let params = |offset: u64| length(param) * 4 + offset % self.caps.offset_alignment;
+        let groups = u64::from(self.problem.view.groups());
+        let statistics = u64::from(self.problem.view.statistics());
+        for operand in plan.stages.iter().flat_map(|stage| &stage.operands) {
+            let (what, needed) = match operand {
+                Operand::Weight => ("weight", params(self.offsets.weight)),
+                Operand::Bias => ("bias", params(self.offsets.bias)),
+                Operand::WeightOut => ("dweight", params(0)),
+                Operand::BiasOut => ("dbias", params(0)),
+                Operand::Moments => ("the statistics of all groups", statistics * ENTRY),
+                Operand::Sums => ("the sums of all groups", groups * ENTRY),
+                Operand::Mask => ("the mask", length(mask).next_multiple_of(4)),
+                Operand::Partials => ("partial results", plan.partials),
+                Operand::Gathered => ("gathered results", plan.gathered),
+                // Running statistics were checked when they were made.
+                _ => continue,
+            };
+            check_limit(what, needed, self.caps.max_binding)?;
         }
-        let axes = self.view.extent.iter().zip(self.view.param);
-        let len = 1 + axes.map(|(&n, stride)| u64::from(n - 1) * u64::from(stride)).sum::<u64>();
-        check_limit("weight or bias", len * 4 + 256, self.caps.max_binding)
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Kernels over a few numbers per group, beside the layers' own passes.
 
-use super::geometry::Geometry;
+use super::geometry::{ENTRY, Geometry, check_limit};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan};
 use crate::{DType, Estimator, PlanError, Problem, View};
 
@@ -47,32 +47,37 @@ impl Plan {
         let mut eps = 0.0;
         let mut freedom = 0.0;
         let mut overrides = Overrides::default();
-        let (kernel, entries, operands) = match *small {
+        let (kernel, entries, operands, largest) = match *small {
             Small::Merge { entries, add } => {
                 overrides.accumulate = add;
                 (
                     Kernel::MergeEntries,
                     entries,
                     [Operand::Moments, Operand::Sums, Operand::Gathered],
+                    u64::from(entries) * ENTRY,
                 )
             }
             Small::StyleTables { entries, eps: given, estimator } => {
                 eps = given;
                 freedom = if estimator == Estimator::Unbiased { 1.0 } else { 0.0 };
                 let operands = [Operand::Moments, Operand::WeightOut, Operand::BiasOut];
-                (Kernel::StyleTables, entries, operands)
+                (Kernel::StyleTables, entries, operands, u64::from(entries) * ENTRY)
             }
             Small::Mix { extent: [rows, columns, terms], strides: [along, across], add } => {
                 overrides.accumulate = add;
                 view.extent = [rows, columns, terms, 1];
                 view.param = [along, 0, across, 0];
                 let operands = [Operand::Weight, Operand::Bias, Operand::WeightOut];
-                (Kernel::MixRows, rows * columns, operands)
+                let sides = [u64::from(rows), u64::from(columns), u64::from(terms)];
+                let largest =
+                    (sides[0] * sides[2]).max(sides[2] * sides[1]).max(sides[0] * sides[1]);
+                (Kernel::MixRows, rows * columns, operands, largest * 4)
             }
         };
         if entries == 0 {
             return Ok(Plan::default());
         }
+        check_limit("a table", largest, caps.max_binding)?;
         let problem = Problem::new(view, DType::F32, eps);
         let geometry = Geometry::new(&problem, view, caps, offsets);
         let mut stage = geometry.entries(kernel, entries, 1, 1, overrides, &operands)?;

@@ -189,7 +189,8 @@ fn load_net(style: &str) -> Result<TransformerNet, Failure> {
 }
 
 fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
-    let folder = std::env::var_os("WGNORM_STYLE_DIR").map(|dir| PathBuf::from(dir).join("adain"));
+    let folder = std::env::var_os("WGNORM_STYLE_DIR").filter(|dir| !dir.is_empty());
+    let folder = folder.map(|dir| PathBuf::from(dir).join("adain"));
     let weights = |given: &Option<PathBuf>, file: &str| {
         let path = given.clone().or_else(|| Some(folder.as_ref()?.join(file)));
         let missing = "--adain needs networks that are not embedded: give --encoder and --decoder, or set WGNORM_STYLE_DIR";
