@@ -293,7 +293,7 @@ fn check(
 ) -> Result<(), TestCaseError> {
     let size = problem.dtype.size() as u64;
     // How often each kernel touches each element, kernels of re-sorted views apart.
-    let mut touched: BTreeMap<(Kernel, [u32; 4]), Vec<u8>> = BTreeMap::new();
+    let mut touched: BTreeMap<(Kernel, [[u32; 4]; 2]), Vec<u8>> = BTreeMap::new();
     let length = |strides: [u32; 4]| {
         let last = problem.view.extent.iter().zip(strides).map(|(n, stride)| (n - 1) * stride);
         u64::from(last.sum::<u32>() + 1)
@@ -353,8 +353,9 @@ fn check(
             prop_assert!(lanes * o.tile * 4 >= len, "{lanes} lanes of {} for {len}", o.tile);
         }
         let elements_in_all = problem.view.elements() as usize;
+        let View { extent, data, .. } = stage.task.view;
         let counts = touched
-            .entry((stage.kernel, stage.task.view.extent))
+            .entry((stage.kernel, [extent, data]))
             .or_insert_with(|| vec![0; elements_in_all]);
         for (i, element) in elements(stage).enumerate() {
             prop_assert!(window.first <= element && element < end);
