@@ -129,11 +129,12 @@ impl<'a> Geometry<'a> {
 
     /// Whether some window shows whole groups.
     fn shows_groups(&self) -> bool {
-        if self.dense {
-            return u64::from(self.view.group_len()) <= self.window;
-        }
-        u64::from(self.view.elements()) <= self.window
-            || matches!(Slab::of(&self.view), Some(Slab::Groups(_, len)) if u64::from(len) <= self.window)
+        let len = match Slab::of(&self.view) {
+            _ if self.dense => self.view.group_len(),
+            Some(Slab::Groups(_, len)) => len,
+            _ => self.view.elements(),
+        };
+        u64::from(len) <= self.window
     }
 
     /// Groups side by side in a workgroup, where neighbouring lanes take them.
