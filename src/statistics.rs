@@ -26,8 +26,9 @@ impl Statistics {
     /// Statistics computed elsewhere, for example by a convolution's epilogue: shape `(groups, 4)`,
     /// each group's `(count, mean, residual, m2)`, where the mean is `mean + residual` (0 where one
     /// float is enough). f32 on a GPU, f64 on the host. Groups in the order of the layer's
-    /// statistics: `n·C + c` for InstanceNorm, `c` for BatchNorm, `n·G + g` for GroupNorm; rows in their order in memory for LayerNorm and
-    /// RmsNorm, so that only those of one memory order may be merged. A count of 0 stands for mean 0 and
+    /// statistics: `n·C + c` for InstanceNorm, `c` for BatchNorm, `n·G + g` for GroupNorm; for LayerNorm
+    /// and RmsNorm rows in their order in memory, so that only those of one memory order may be merged.
+    /// Four zeros are the statistics of nothing: they add nothing to others, and normalize as mean 0 and
     /// variance 0.
     ///
     /// # Errors

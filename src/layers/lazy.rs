@@ -23,8 +23,9 @@ pub trait LazyConfig: sealed::Open + Clone + fmt::Debug {
     fn build(self, context: &Context) -> Result<Self::Layer, Error>;
 }
 
-/// A layer whose settings have 0 channels: the first call that passes all checks, or a loaded state,
-/// fixes the number and creates the parameters. A call refused leaves it open.
+/// A layer whose settings have 0 channels: the first call whose operands fit, or a loaded state, fixes
+/// the number and creates the parameters. A call refused for its operands leaves it open; one that
+/// fails later, at a limit of the device or because it is lost, does not.
 ///
 /// PyTorch's `Lazy…` modules, MXNet's `in_channels=0`. Until then there are no parameters, and asking
 /// for the layer is [`StateError::Uninitialized`]. Of concurrent first calls one wins; then, and ever
