@@ -3,6 +3,7 @@
 use crate::OpenError;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
+use crate::host::HostPool;
 use std::{fmt, sync::Arc};
 
 /// The two ways a layer can run.
@@ -63,6 +64,8 @@ struct Inner {
     #[cfg(feature = "gpu")]
     gpu: Option<Arc<Gpu>>,
     fallback: Option<OpenError>,
+    /// Memory of outputs on the host.
+    host: Arc<HostPool>,
 }
 
 impl Context {
@@ -76,6 +79,7 @@ impl Context {
             #[cfg(feature = "gpu")]
             gpu: None,
             fallback,
+            host: Arc::default(),
         };
         Context { inner: Arc::new(inner) }
     }
@@ -84,7 +88,8 @@ impl Context {
     // A browser's wgpu objects belong to one thread, and so does a context there.
     #[cfg_attr(target_arch = "wasm32", expect(clippy::arc_with_non_send_sync))]
     fn with_gpu(gpu: Gpu) -> Self {
-        Context { inner: Arc::new(Inner { gpu: Some(Arc::new(gpu)), fallback: None }) }
+        let (gpu, host) = (Some(Arc::new(gpu)), Arc::default());
+        Context { inner: Arc::new(Inner { gpu, fallback: None, host }) }
     }
 
     /// Opens the best GPU, or else the host: where there is no adapter, no compute support, only a
@@ -145,6 +150,20 @@ impl Context {
         Ok(Self::with_gpu(Gpu::foreign(device, queue)?))
     }
 
+    /// Lets go of the free memory kept for reuse. Layers keep their latest calls, see
+    /// [`Parameters::trim`](crate::Parameters::trim).
+    pub fn trim(&self) {
+        self.inner.host.clear();
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = self.gpu() {
+            gpu.trim();
+        }
+    }
+
+    pub(crate) fn host_pool(&self) -> &Arc<HostPool> {
+        &self.inner.host
+    }
+
     /// Where the work is done.
     pub fn backend(&self) -> Backend {
         #[cfg(feature = "gpu")]
@@ -195,14 +214,6 @@ impl Context {
     /// growing once the same calls repeat (per layer up to 32 sets of operands).
     pub fn objects_created(&self) -> u64 {
         self.gpu().map_or(0, |gpu| gpu.device.created())
-    }
-
-    /// Lets go of the free memory kept for reuse. Layers keep their latest calls, see
-    /// [`Parameters::trim`](crate::Parameters::trim).
-    pub fn trim(&self) {
-        if let Some(gpu) = self.gpu() {
-            gpu.trim();
-        }
     }
 }
 

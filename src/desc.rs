@@ -1,6 +1,6 @@
 //! What a tensor is, without its data: shape, element type, memory order.
 
-use crate::{ConfigError, ShapeError, half_bits};
+use crate::{ConfigError, ShapeError};
 use half::{bf16, f16};
 use smallvec::SmallVec;
 use std::{fmt, ops::Deref, str::FromStr};
@@ -101,10 +101,13 @@ impl DType {
 
     /// A value as this type holds it: rounded to nearest, ties to even.
     pub fn round(self, v: f64) -> f64 {
+        fn round<T: Element>(v: f64) -> f64 {
+            T::narrow(v).widen()
+        }
         match self {
-            DType::F32 => f64::from(v as f32),
-            DType::F16 => half_bits::widen_f16(half_bits::narrow_f16(v)),
-            DType::BF16 => half_bits::widen_bf16(half_bits::narrow_bf16(v)),
+            DType::F32 => round::<f32>(v),
+            DType::F16 => round::<f16>(v),
+            DType::BF16 => round::<bf16>(v),
             DType::F64 => v,
         }
     }
@@ -157,20 +160,33 @@ impl Element for f64 {
 
 pub(crate) mod sealed {
     use crate::half_bits;
+    use crate::host::{Block, Free, HostPool};
     use crate::tensor::{HostData, Values};
     use half::{bf16, f16};
+    use std::sync::Arc;
 
     /// What the crate itself needs of an element. Widening is exact; narrowing rounds to nearest even.
     pub trait Element: bytemuck::Pod + PartialEq + Send + Sync {
+        /// Whether f32 holds every value.
+        const IS_NARROW: bool;
         fn widen(self) -> f64;
         fn narrow(v: f64) -> Self;
+        /// As [`widen`](Self::widen) of narrow ones.
+        fn to_f32(self) -> f32;
+        /// As [`narrow`](Self::narrow).
+        fn from_f32(v: f32) -> Self;
         fn wrap(values: Values<'_, Self>) -> HostData<'_>;
         fn unwrap<'t>(data: &'t HostData<'_>) -> Option<&'t [Self]>;
+        /// The data themselves, if they are of this type and nobody else's.
+        fn own(data: HostData<'static>) -> Option<Block<Self>>;
+        /// A pool's blocks of this type.
+        fn free(pool: &HostPool) -> &Free<Self>;
     }
 
     macro_rules! element {
-        ($type:ty, $variant:ident, $widen:expr, $narrow:expr) => {
+        ($type:ty, $variant:ident, $free:ident, $widen:expr, $narrow:expr, $to_f32:expr, $from_f32:expr) => {
             impl Element for $type {
+                const IS_NARROW: bool = size_of::<$type>() <= 4;
                 #[inline(always)]
                 fn widen(self) -> f64 {
                     $widen(self)
@@ -178,6 +194,14 @@ pub(crate) mod sealed {
                 #[inline(always)]
                 fn narrow(v: f64) -> Self {
                     $narrow(v)
+                }
+                #[inline(always)]
+                fn to_f32(self) -> f32 {
+                    $to_f32(self)
+                }
+                #[inline(always)]
+                fn from_f32(v: f32) -> Self {
+                    $from_f32(v)
                 }
                 fn wrap(values: Values<'_, Self>) -> HostData<'_> {
                     HostData::$variant(values)
@@ -188,17 +212,38 @@ pub(crate) mod sealed {
                         _ => None,
                     }
                 }
+                fn own(data: HostData<'static>) -> Option<Block<Self>> {
+                    match data {
+                        HostData::$variant(Values::Shared(data)) => Arc::into_inner(data),
+                        _ => None,
+                    }
+                }
+                fn free(pool: &HostPool) -> &Free<Self> {
+                    &pool.$free
+                }
             }
         };
     }
-    element!(f32, F32, f64::from, |v| v as f32);
-    element!(f16, F16, |v: f16| half_bits::widen_f16(v.to_bits()), |v| f16::from_bits(
-        half_bits::narrow_f16(v)
-    ));
-    element!(bf16, BF16, |v: bf16| half_bits::widen_bf16(v.to_bits()), |v| bf16::from_bits(
-        half_bits::narrow_bf16(v)
-    ));
-    element!(f64, F64, |v| v, |v| v);
+    element!(f32, F32, f32, f64::from, |v| v as f32, |v| v, |v| v);
+    element!(
+        f16,
+        F16,
+        f16,
+        |v: f16| f64::from(half_bits::widen_f16(v.to_bits())),
+        |v| f16::from_bits(half_bits::narrow_f16(half_bits::round_to_odd(v))),
+        |v: f16| half_bits::widen_f16(v.to_bits()),
+        |v| f16::from_bits(half_bits::narrow_f16(v))
+    );
+    element!(
+        bf16,
+        BF16,
+        bf16,
+        |v: bf16| f64::from(half_bits::widen_bf16(v.to_bits())),
+        |v| bf16::from_bits(half_bits::narrow_bf16(half_bits::round_to_odd(v))),
+        |v: bf16| half_bits::widen_bf16(v.to_bits()),
+        |v| bf16::from_bits(half_bits::narrow_bf16(v))
+    );
+    element!(f64, F64, f64, |v| v, |v| v, |v| v as f32, f64::from);
 }
 
 /// The order of a tensor's elements in memory. Its [`Shape`] is logical and does not change.

@@ -55,7 +55,7 @@
 //! crate at level DEBUG, `wgnorm` with the fields `call`, `layer`, `x` and `dtype`.
 
 #![warn(missing_docs)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod context;
 mod desc;

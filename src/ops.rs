@@ -126,9 +126,24 @@ impl<'a, 't> Inputs<'a, 't> {
         if let Some(gpu) = context.gpu() {
             return gpu::forward(gpu, self);
         }
-        let _ = context;
-        let (y, _) = host::forward(&self.problem, &self.host_operands()?);
+        let pool = context.host_pool();
+        let (y, _) = host::forward(pool, &self.problem, &self.host_operands()?, None);
         Ok(Tensor::host(self.x.desc().clone(), y))
+    }
+
+    /// [`forward`](Self::forward) into y's memory, if nobody shares it.
+    pub fn forward_into(&self, context: &Context, y: &mut Tensor<'static>) -> Result<(), Error> {
+        let _span = trace::span("forward_into", self.layer, self.x.desc());
+        same_desc(self.layer, "y", self.x.desc(), y.desc())?;
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = context.gpu() {
+            return gpu::forward_into(gpu, self, y);
+        }
+        y.host_data("y")?;
+        let operands = self.host_operands()?;
+        let (data, _) = host::forward(context.host_pool(), &self.problem, &operands, y.take_host());
+        *y = Tensor::host(self.x.desc().clone(), data);
+        Ok(())
     }
 
     pub fn forward_saved(&self, context: &Context) -> Result<(Tensor<'static>, Saved<'t>), Error> {
@@ -138,8 +153,8 @@ impl<'a, 't> Inputs<'a, 't> {
             let (y, moments) = gpu::forward_saved(gpu, self)?;
             return Ok((y, self.saved(moments)));
         }
-        let _ = context;
-        let (y, moments) = host::forward(&self.problem, &self.host_operands()?);
+        let pool = context.host_pool();
+        let (y, moments) = host::forward(pool, &self.problem, &self.host_operands()?, None);
         let moments = Tensor::from_vec_of([moments.len() / 4, 4], moments)?;
         Ok((Tensor::host(self.x.desc().clone(), y), self.saved(moments)))
     }
@@ -227,21 +242,30 @@ impl Backward<'_, '_> {
         Ok(GroupSums { tensor: Tensor::from_vec_of([sums.len() / 4, 4], sums)? })
     }
 
-    pub fn run(self, context: &Context) -> Result<Grads, Error> {
+    /// The gradients; of x and the addend into the memory of `into`, if nobody shares it.
+    pub fn run(self, context: &Context, into: Option<&mut Grads>) -> Result<Grads, Error> {
         let _span = trace::span("backward", self.saved.layer, self.saved.x.desc());
         self.check()?;
+        if let Some(into) = &into {
+            same_desc(self.saved.layer, "dx", self.saved.x.desc(), into.dx.desc())?;
+        }
         if let Some(grads) = self.accumulate {
             grads.check_accumulate(self.saved, self.saved.wanted_shapes())?;
         }
         #[cfg(feature = "gpu")]
         if let Some(gpu) = context.gpu() {
-            return Ok(gpu::backward(gpu, &self)?.keeping(self.accumulate));
+            return Ok(gpu::backward(gpu, &self, into.as_deref())?.keeping(self.accumulate));
         }
-        let _ = context;
         let saved = self.saved;
         let sums = self.sums.map(|sums| host_f64(&sums.tensor, "sums")).transpose()?;
         let dy = self.dy.host_data("dy")?;
-        let grads = host::backward(&saved.problem, &self.host_operands()?, dy, saved.wants, sums);
+        let operands = self.host_operands()?;
+        let pool = context.host_pool();
+        let into = into.map_or([None, None], |grads| {
+            [grads.dx.take_host(), grads.daddend.as_mut().and_then(Tensor::take_host)]
+        });
+        let request = host::Request { wants: saved.wants, sums, into };
+        let grads = host::backward(pool, &saved.problem, &operands, dy, request);
         let param = |grad: Option<Vec<f64>>,
                      old: Option<&Tensor<'static>>,
                      like: Option<&Tensor<'static>>| {
@@ -327,12 +351,18 @@ pub(crate) fn style_gradient(
         let operands = [&statistics.tensor, dsigma, dmu];
         return gpu::style_gradient(gpu, problem, style, operands, estimator);
     }
-    let _ = context;
     let moments = host_f64(&statistics.tensor, "style statistics")?;
     let tables = [dsigma, dmu].map(|t| t.host_data("table").map(HostData::convert::<f64>));
     let [dsigma, dmu] = tables;
     let x = style.host_data("style")?;
-    let data = host::style_gradient(problem, x, moments, [&dsigma?, &dmu?], estimator);
+    let data = host::style_gradient(
+        context.host_pool(),
+        problem,
+        x,
+        moments,
+        [&dsigma?, &dmu?],
+        estimator,
+    );
     Ok(Tensor::host(style.desc().clone(), data))
 }
 

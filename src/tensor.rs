@@ -1,20 +1,27 @@
 //! Tensors, whose data lie on the host or on a GPU.
 
-use crate::desc::{DType, Element, MemoryOrder, Shape, TensorDesc};
+use crate::desc::{DType, Element, MemoryOrder, Shape, TensorDesc, sealed};
 #[cfg(feature = "gpu")]
 use crate::gpu::GpuData;
+use crate::host::Block;
 use crate::{Context, Error, OperandError, ShapeError};
 use half::{bf16, f16};
 use std::{fmt, sync::Arc};
 
 /// Host elements of one type, borrowed from the caller or shared between clones.
 #[derive(Clone)]
-pub enum Values<'a, T> {
+pub enum Values<'a, T: sealed::Element> {
     Borrowed(&'a [T]),
-    Shared(Arc<Vec<T>>),
+    Shared(Arc<Block<T>>),
 }
 
-impl<T: Clone> Values<'_, T> {
+impl<T: sealed::Element> From<Vec<T>> for Values<'_, T> {
+    fn from(data: Vec<T>) -> Self {
+        Values::Shared(Arc::new(data.into()))
+    }
+}
+
+impl<T: sealed::Element> Values<'_, T> {
     pub fn as_slice(&self) -> &[T] {
         match self {
             Values::Borrowed(data) => data,
@@ -24,7 +31,7 @@ impl<T: Clone> Values<'_, T> {
 
     fn into_owned(self) -> Values<'static, T> {
         Values::Shared(match self {
-            Values::Borrowed(data) => Arc::new(data.to_vec()),
+            Values::Borrowed(data) => Arc::new(data.to_vec().into()),
             Values::Shared(data) => data,
         })
     }
@@ -64,7 +71,7 @@ impl HostData<'_> {
     /// The elements of `values` in the given type.
     pub(crate) fn narrow(values: &[f64], dtype: DType) -> HostData<'static> {
         fn of<T: Element>(values: &[f64]) -> HostData<'static> {
-            T::wrap(Values::Shared(Arc::new(values.iter().map(|&v| T::narrow(v)).collect())))
+            T::wrap(values.iter().map(|&v| T::narrow(v)).collect::<Vec<T>>().into())
         }
         match dtype {
             DType::F32 => of::<f32>(values),
@@ -155,7 +162,7 @@ impl<'a> Tensor<'a> {
     ) -> Result<Self, ShapeError> {
         let desc = TensorDesc::new(shape)?.with_dtype(T::DTYPE);
         desc.check_len(data.len())?;
-        Ok(Tensor { desc, storage: Storage::Host(T::wrap(Values::Shared(Arc::new(data)))) })
+        Ok(Tensor { desc, storage: Storage::Host(T::wrap(data.into())) })
     }
 
     /// Host data of the type and length that `desc` says.
@@ -216,6 +223,15 @@ impl<'a> Tensor<'a> {
             Storage::Gpu(_) => {
                 Err(OperandError::Elsewhere { operand, expected: crate::Backend::Host })
             }
+        }
+    }
+
+    /// The data on the host themselves; the tensor is left with none.
+    pub(crate) fn take_host(&mut self) -> Option<HostData<'a>> {
+        match &mut self.storage {
+            Storage::Host(data) => Some(std::mem::replace(data, HostData::F32(Vec::new().into()))),
+            #[cfg(feature = "gpu")]
+            Storage::Gpu(_) => None,
         }
     }
 

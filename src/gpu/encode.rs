@@ -75,12 +75,16 @@ impl<'a> Operands<'a> {
     }
 
     /// A buffer that is read and written in one dispatch is an error in WebGPU, even where the
-    /// ranges are disjoint. All but y that is written is ours.
+    /// ranges are disjoint. What else is written is ours.
     fn check(&self, gpu: &Gpu) -> Result<(), OperandError> {
-        let y = self.get(Operand::Y).map(GpuData::buffer);
+        let written = [Operand::Y, Operand::Gradient];
+        let buffers = written.map(|operand| self.get(operand).map(GpuData::buffer));
         for &(operand, data) in &self.list {
             let name = operand.name();
-            if operand != Operand::Y && y == Some(data.buffer()) {
+            let shares = |(to, buffer): (Operand, Option<&wgpu::Buffer>)| {
+                operand != to && buffer == Some(data.buffer())
+            };
+            if written.into_iter().zip(buffers).any(shares) {
                 return Err(OperandError::SharedBuffer { operand: name });
             }
             // Entries are bound where they start: their kernels know no offset.
@@ -91,7 +95,7 @@ impl<'a> Operands<'a> {
                 return Err(OperandError::Misaligned { operand: name, offset, alignment });
             }
         }
-        if self.running.is_some_and(|(stats, _)| y == Some(stats)) {
+        if self.running.is_some_and(|(stats, _)| buffers.contains(&Some(stats))) {
             return Err(OperandError::SharedBuffer { operand: "running statistics" });
         }
         Ok(())

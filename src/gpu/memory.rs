@@ -51,8 +51,10 @@ impl Pool {
 /// One buffer, shared by the clones of a tensor.
 struct Memory {
     buffer: wgpu::Buffer,
-    /// Where it returns to; none for an application's buffer.
+    /// Where it returns to; none for an application's buffer or a layer's.
     pool: Option<Weak<Pool>>,
+    /// Whether it is the application's.
+    foreign: bool,
     /// Set once anybody outside could use the buffer in work that we do not submit. Such work may
     /// be submitted long after the tensor is dropped, so the memory must not be handed out again.
     escaped: AtomicBool,
@@ -96,13 +98,13 @@ impl GpuData {
             let got = buffer.size();
             return Err(OperandError::TooShort { operand, needed: bytes, offset, got });
         }
-        let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
+        let memory = Memory { buffer, pool: None, foreign: true, escaped: AtomicBool::new(true) };
         Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes })
     }
 
     /// A view into a buffer of our own that never returns to a pool (a layer's statistics).
     pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64, bytes: u64) -> Self {
-        let memory = Memory { buffer, pool: None, escaped: AtomicBool::new(true) };
+        let memory = Memory { buffer, pool: None, foreign: false, escaped: AtomicBool::new(true) };
         GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes }
     }
 
@@ -121,6 +123,13 @@ impl GpuData {
     /// Bytes of the data, whole words.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Whether a result may replace the data: nobody else's values would change but those of an
+    /// application that asked for it.
+    pub fn may_be_written(&self) -> bool {
+        let own = self.memory.pool.is_some() && Arc::strong_count(&self.memory) == 1;
+        self.memory.foreign || own
     }
 
     pub fn escape(&self) {
@@ -155,6 +164,7 @@ impl Gpu {
         let memory = Memory {
             buffer,
             pool: Some(Arc::downgrade(&self.tensors)),
+            foreign: false,
             escaped: AtomicBool::new(false),
         };
         Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0, bytes: size })

@@ -19,8 +19,8 @@ pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
 pub(crate) use open::open;
 pub(crate) use run::{
-    backward, forward, forward_saved, group_sums, merge, mix, record, statistics, style_gradient,
-    style_tables,
+    backward, forward, forward_into, forward_saved, group_sums, merge, mix, record, statistics,
+    style_gradient, style_tables,
 };
 
 use crate::plan::{Caps, Task};

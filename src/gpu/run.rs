@@ -10,6 +10,21 @@ use std::sync::Arc;
 type Output = Tensor<'static>;
 
 impl Gpu {
+    /// A tensor for a result: `into`, if it fits and a result may replace it.
+    fn output_into(
+        self: &Arc<Self>,
+        desc: TensorDesc,
+        into: Option<&Output>,
+    ) -> Result<(Output, GpuData), Error> {
+        if let Some(tensor) = into.filter(|tensor| *tensor.desc() == desc)
+            && let Ok(data) = tensor.gpu_data(self, "output")
+            && data.may_be_written()
+        {
+            return Ok((tensor.clone(), data.clone()));
+        }
+        self.output(desc)
+    }
+
     /// A tensor for a result.
     fn output(self: &Arc<Self>, desc: TensorDesc) -> Result<(Output, GpuData), Error> {
         let data = self.allocate(desc.bytes())?;
@@ -68,6 +83,21 @@ pub(crate) fn forward(gpu: &Arc<Gpu>, inputs: &Inputs<'_, '_>) -> Result<Output,
     Ok(tensor)
 }
 
+/// Into y's memory, if it is the application's or nobody shares it.
+pub(crate) fn forward_into(
+    gpu: &Arc<Gpu>,
+    inputs: &Inputs<'_, '_>,
+    y: &mut Output,
+) -> Result<(), Error> {
+    y.gpu_data(gpu, "y")?;
+    let (tensor, data) = gpu.output_into(inputs.x.desc().clone(), Some(y))?;
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Y, &data);
+    inputs.submit(gpu, &Job::Forward(inputs.problem, Keep::Nothing), &operands)?;
+    *y = tensor;
+    Ok(())
+}
+
 /// y, and the statistics it was made with.
 pub(crate) fn forward_saved(
     gpu: &Arc<Gpu>,
@@ -116,15 +146,24 @@ pub(crate) fn group_sums(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Outp
 }
 
 /// The tensor for the addend's gradient, where that is not dy.
-fn gradient(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Option<(Output, GpuData)>, Error> {
+fn gradient(
+    gpu: &Arc<Gpu>,
+    pass: &Backward<'_, '_>,
+    into: Option<&Output>,
+) -> Result<Option<(Output, GpuData)>, Error> {
     let saved = pass.saved;
-    saved.problem.has_gradient().then(|| gpu.output(saved.x.desc().clone())).transpose()
+    saved.problem.has_gradient().then(|| gpu.output_into(saved.x.desc().clone(), into)).transpose()
 }
 
-pub(crate) fn backward(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Grads, Error> {
+/// Into the memory of dx and daddend of `into`, if nobody shares it.
+pub(crate) fn backward(
+    gpu: &Arc<Gpu>,
+    pass: &Backward<'_, '_>,
+    into: Option<&Grads>,
+) -> Result<Grads, Error> {
     let saved = pass.saved;
-    let (dx, dx_data) = gpu.output(saved.x.desc().clone())?;
-    let gradient = gradient(gpu, pass)?;
+    let (dx, dx_data) = gpu.output_into(saved.x.desc().clone(), into.map(|grads| &grads.dx))?;
+    let gradient = gradient(gpu, pass, into.and_then(|grads| grads.daddend.as_ref()))?;
     let accumulate = pass.accumulate;
     let empty = saved.x.shape().elements() == 0;
     let param = |wanted: bool, like: Option<&Output>, old: Option<&Output>| -> Result<_, Error> {

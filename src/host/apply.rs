@@ -3,7 +3,7 @@
 use super::parallel::{self, BLOCK};
 use super::stats::Moments;
 use super::walk::{Pair, Run, Walk};
-use super::{Operands, activation};
+use super::{Operands, activation, fast};
 use crate::problem::Problem;
 use crate::tensor::HostData;
 use crate::{Activation, Element};
@@ -19,9 +19,10 @@ pub(super) struct Normalizer<'a, T> {
     pub x: &'a [T],
     pub mask: Option<&'a [u8]>,
     pub activation: Activation,
-    addend: Option<&'a [T]>,
+    pub addend: Option<&'a [T]>,
     /// `weight` and `bias`, 1 or 0 where only the other is there.
-    affine: Option<[Vec<f64>; 2]>,
+    pub affine: Option<[Vec<f64>; 2]>,
+    pub fast: fast::Plan,
 }
 
 /// Mean and 1/√(var + eps) of consecutive statistics.
@@ -38,6 +39,11 @@ impl Table {
         Table { first, mean, rstd }
     }
 
+    /// `[mean, rstd]` of a statistic.
+    pub fn of(&self, stat: usize) -> [f64; 2] {
+        [self.mean[stat - self.first], self.rstd[stat - self.first]]
+    }
+
     /// `(mean, rstd)` along a run.
     pub fn along(&self, run: &Run) -> Pair<'_> {
         Pair::new([&self.mean, &self.rstd], run.at.stat - self.first, run.step.stat, run.len)
@@ -45,7 +51,7 @@ impl Table {
 }
 
 /// 1/√(var + eps); 0 for a constant group with eps 0, so that xhat is 0 there, not NaN.
-fn rstd(variance: f64, eps: f64) -> f64 {
+pub(super) fn rstd(variance: f64, eps: f64) -> f64 {
     let v = variance + eps;
     if v == 0.0 { 0.0 } else { 1.0 / v.sqrt() }
 }
@@ -64,6 +70,7 @@ impl<'a, T: Element> Normalizer<'a, T> {
             mask: operands.mask,
             activation: problem.activation,
             addend: operands.addend.map(typed),
+            fast: fast::Plan::new(problem, operands.mask.is_some(), affine.as_ref(), x),
             affine,
         }
     }
@@ -95,22 +102,32 @@ impl<'a, T: Element> Normalizer<'a, T> {
         }
     }
 
-    /// All of y.
-    pub fn forward(&self, walk: &Walk, table: &Table, y: &mut [T]) {
+    /// All of y, or a contiguous part of it. What lies `ahead` elements behind it is read next, if that
+    /// is not 0.
+    pub fn forward(&self, walk: &Walk, table: &Table, ahead: usize, y: &mut [T]) {
         let elements = y.len();
-        let blocks = y.chunks_mut(BLOCK).enumerate().collect();
-        parallel::map(blocks, elements, |(i, y)| self.write(walk, table, i * BLOCK, y));
+        let parts = walk.parts(BLOCK);
+        let pieces = parallel::split(y, parts.iter().map(Walk::len));
+        let tasks = parts.iter().zip(pieces).collect();
+        parallel::map(tasks, elements, |(part, y)| self.write(part, table, ahead, y));
     }
 
-    /// The part of y that begins with element `start`.
-    pub fn write(&self, walk: &Walk, table: &Table, start: usize, y: &mut [T]) {
+    /// One contiguous part of y.
+    pub fn write(&self, part: &Walk, table: &Table, ahead: usize, y: &mut [T]) {
+        if !self.fast.write(self, part, table, ahead, y) {
+            self.write_exactly(part, table, y);
+        }
+    }
+
+    /// The same in f64.
+    pub fn write_exactly(&self, part: &Walk, table: &Table, y: &mut [T]) {
         let mut tile: Tile = [0.0; TILE];
-        for run in walk.runs_from(start, y.len(), TILE) {
+        for run in part.runs(TILE) {
             let z = &mut tile[..run.len];
             self.normalize(&run, table, z);
             self.complete(&run, z);
             activation::apply(self.activation, z);
-            let y = &mut y[run.at.data - start..][..run.len];
+            let y = &mut y[run.at.data - part.base.data..][..run.len];
             store(z, y);
             run.clear(self.mask, y, T::narrow(0.0));
         }

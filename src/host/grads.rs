@@ -4,12 +4,12 @@
 //! With g the gradient behind the epilogue and γ the weight,
 //! `dx = rstd · (γg − Σγg/n − xhat · Σγg·xhat/n)`, `dbias = Σ g`, `dweight = Σ g·xhat`.
 
-use super::activation;
 use super::apply::{self, Normalizer, TILE, Table, Tile};
 use super::parallel::{self, BLOCK};
 use super::reduce::{self, Merge};
 use super::stats::{self, Moments};
 use super::walk::{Counts, Pair, Run, Walk, group_strides};
+use super::{activation, fast};
 use crate::problem::Problem;
 use crate::{Activation, Element};
 
@@ -48,6 +48,11 @@ impl MeanTerms {
             |s: Sums| (if centered { mean(s.u, s.count) } else { 0.0 }, mean(s.u_xhat, s.count));
         let (u, u_xhat) = sums.map(means).unzip();
         MeanTerms { first, u, u_xhat }
+    }
+
+    /// Both of a statistic.
+    pub fn of(&self, stat: usize) -> [f64; 2] {
+        [self.u[stat - self.first], self.u_xhat[stat - self.first]]
     }
 
     fn along(&self, run: &Run) -> Pair<'_> {
@@ -107,6 +112,9 @@ impl<T: Element> Differentiator<'_, T> {
     /// The sums of every key of `walk`, with γ in them if they are `weighted`.
     pub fn sums(&self, walk: &Walk, weighted: bool) -> Vec<Sums> {
         reduce::reduce(walk, |block| {
+            if let Some(sums) = fast::block_sums(self, block, weighted) {
+                return sums;
+            }
             let mut sums = vec![Sums::default(); block.keys()];
             let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
             for run in block.runs(TILE) {
@@ -164,7 +172,7 @@ impl<T: Element> Differentiator<'_, T> {
             let groups = parallel::map(tasks, walk.len(), |(part, outputs)| {
                 let sums = self.sums(&part, inside);
                 let terms = own_terms(part.base.key, &sums);
-                self.write(&walk, Some(&terms), part.base.data, outputs);
+                self.write(&part, Some(&terms), outputs);
                 sums
             });
             groups.concat()
@@ -208,27 +216,23 @@ impl<T: Element> Differentiator<'_, T> {
 
     /// All outputs.
     fn backward(&self, walk: &Walk, terms: Option<&MeanTerms>, outputs: Outputs<'_, T>) {
-        let elements = outputs.dx.len();
-        let starts = (0..elements).step_by(BLOCK);
-        let pieces = outputs.split(starts.clone().map(|at| BLOCK.min(elements - at)));
-        let tasks = starts.zip(pieces).collect();
-        parallel::map(tasks, elements, |(start, part)| self.write(walk, terms, start, part));
+        let parts = walk.parts(BLOCK);
+        let pieces = outputs.split(parts.iter().map(Walk::len));
+        let tasks = parts.iter().zip(pieces).collect();
+        parallel::map(tasks, walk.len(), |(part, outputs)| self.write(part, terms, outputs));
     }
 
-    /// The outputs from element `start` on.
-    fn write(
-        &self,
-        walk: &Walk,
-        terms: Option<&MeanTerms>,
-        start: usize,
-        mut outputs: Outputs<'_, T>,
-    ) {
+    /// One contiguous part of the outputs.
+    fn write(&self, part: &Walk, terms: Option<&MeanTerms>, mut outputs: Outputs<'_, T>) {
+        if fast::write_gradients(self, part, terms, &mut outputs) {
+            return;
+        }
         let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
-        for run in walk.runs_from(start, outputs.dx.len(), TILE) {
+        for run in part.runs(TILE) {
             let (xhat, g) = (&mut xhat[..run.len], &mut g[..run.len]);
             self.evaluate(&run, xhat, g);
             let store = |values: &[f64], output: &mut [T]| {
-                let output = &mut output[run.at.data - start..][..run.len];
+                let output = &mut output[run.at.data - part.base.data..][..run.len];
                 apply::store(values, output);
                 run.clear(self.normalizer.mask, output, T::narrow(0.0));
             };

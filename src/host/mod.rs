@@ -1,12 +1,14 @@
 //! The host path: the same problems on slices, threaded. No wgpu, runs anywhere.
 //!
-//! Arithmetic is f64 throughout: memory, not the multiplier, is the limit here, and f32 values
-//! cannot overflow or cancel in it. Work is cut into blocks by size alone, so the bits do not depend
-//! on the number of threads.
+//! The usual cases run in vector registers of f32 with sums in f64 ([`fast`]); f64 tensors, masks, and
+//! numbers whose squares f32 does not hold run in f64 throughout (the other files). Work is cut into
+//! blocks by size alone, so the bits do not depend on the number of threads.
 
 mod activation;
 mod apply;
+mod fast;
 mod grads;
+mod memory;
 mod parallel;
 mod reduce;
 mod running;
@@ -14,6 +16,7 @@ mod stats;
 mod style;
 mod walk;
 
+pub(crate) use memory::{Block, Free, HostPool};
 pub(crate) use running::HostRunning;
 pub(crate) use style::{style_gradient, style_tables};
 
@@ -65,11 +68,19 @@ pub(crate) fn statistics(problem: &Problem, operands: &Operands<'_>) -> Vec<f64>
 }
 
 /// y, and the statistics it was made with, as [`statistics`] has them; of running ones
-/// `1, mean, 0, variance`. Updates the running statistics if the problem says so.
-pub(crate) fn forward(problem: &Problem, operands: &Operands<'_>) -> (HostData<'static>, Vec<f64>) {
+/// `1, mean, 0, variance`. Updates the running statistics if the problem says so. y lies in `into`, if
+/// that fits and nobody else has it.
+pub(crate) fn forward(
+    pool: &Arc<HostPool>,
+    problem: &Problem,
+    operands: &Operands<'_>,
+    into: Option<HostData<'static>>,
+) -> (HostData<'static>, Vec<f64>) {
     let (problem, operands) = &counting(problem, operands);
     let (y, moments) = each_type!(operands.x, x => {
-        let (y, moments) = forward_of(problem, operands, x.as_slice());
+        let x = x.as_slice();
+        let mut y = output(pool, x, into);
+        let moments = forward_of(problem, operands, x, &mut y);
         (own(y), moments)
     });
     // An empty shard of a batch still learns what the whole batch's statistics are.
@@ -86,40 +97,54 @@ fn forward_of<T: Element>(
     problem: &Problem,
     operands: &Operands<'_>,
     x: &[T],
-) -> (Vec<T>, Vec<Moments>) {
-    let mut y = bytemuck::zeroed_vec(x.len());
+    y: &mut [T],
+) -> Vec<Moments> {
     if x.is_empty() {
-        let moments = match problem.source {
+        return match problem.source {
             StatSource::Given { .. } => read_moments(operands),
             _ => vec![Moments::default(); problem.view.statistics() as usize],
         };
-        return (y, moments);
     }
     let normalizer = Normalizer::new(problem, operands, x);
-    let walk = Walk::new(problem, [0; 4]);
+    let walk = Walk::new(problem, group_strides(&problem.view));
     let parts = match problem.source {
-        StatSource::Batch => Walk::of_groups(problem).resident_parts(),
+        StatSource::Batch => walk.resident_parts(),
         _ => None,
     };
     let Some(parts) = parts else {
         let moments = match problem.source {
-            StatSource::Batch => batch_moments(problem, operands, x),
+            StatSource::Batch => {
+                // Long groups one after the other, so that the second read is from a cache.
+                let parts = walk.cached_parts().unwrap_or_else(|| vec![walk.clone()]);
+                let pieces = parallel::split(y, parts.iter().map(Walk::len));
+                let run = |(part, y): (Walk, &mut [T])| {
+                    let of_part = part.of_data_and_keys();
+                    let moments = stats::moments(&of_part, x, operands.mask, problem.centered);
+                    let table = Table::new(part.base.key, &moments, problem.eps);
+                    normalizer.forward(&part, &table, part.len(), y);
+                    moments
+                };
+                return parts.into_iter().zip(pieces).flat_map(run).collect();
+            }
             StatSource::Running => running::snapshot(running(operands)),
             StatSource::Given { .. } => read_moments(operands),
         };
-        normalizer.forward(&walk, &Table::new(0, &moments, problem.eps), &mut y);
-        return (y, moments);
+        normalizer.forward(&walk, &Table::new(0, &moments, problem.eps), 0, y);
+        return moments;
     };
     // Statistics, and y while x is in the cache.
-    let pieces = parallel::split(&mut y, parts.iter().map(Walk::len));
+    let pieces = parallel::split(y, parts.iter().map(Walk::len));
     let tasks = parts.into_iter().zip(pieces).collect();
     let moments = parallel::map(tasks, x.len(), |(part, y)| {
-        let moments = stats::moments(&part, x, operands.mask, problem.centered);
-        let table = Table::new(part.base.key, &moments, problem.eps);
-        normalizer.write(&walk, &table, part.base.data, y);
+        let Problem { eps, centered, .. } = *problem;
+        if let Some(moments) = fast::forward(&normalizer, &part, eps, centered, y) {
+            return moments;
+        }
+        let moments = stats::moments(&part.of_data_and_keys(), x, operands.mask, centered);
+        normalizer.write(&part, &Table::new(part.base.key, &moments, eps), 0, y);
         moments
     });
-    (y, moments.concat())
+    moments.concat()
 }
 
 fn batch_moments<T: Element>(problem: &Problem, operands: &Operands<'_>, x: &[T]) -> Vec<Moments> {
@@ -171,30 +196,42 @@ fn differentiator<'a, T: Element>(
     }
 }
 
-/// The gradients; `wants` those of weight and bias. `sums` replace the groups' own.
+/// What a backward pass is asked for.
+#[derive(Default)]
+pub(crate) struct Request<'a> {
+    /// The gradients of weight and bias.
+    pub wants: [bool; 2],
+    /// Replace the groups' own sums.
+    pub sums: Option<&'a [f64]>,
+    /// Memory for the gradients of x and the addend.
+    pub into: [Option<HostData<'static>>; 2],
+}
+
+/// The gradients.
 pub(crate) fn backward(
+    pool: &Arc<HostPool>,
     problem: &Problem,
     operands: &Operands<'_>,
     dy: &HostData<'_>,
-    wants: [bool; 2],
-    sums: Option<&[f64]>,
+    request: Request<'_>,
 ) -> Gradients {
     let (problem, operands) = &counting(problem, operands);
-    each_type!(operands.x, x => backward_of(problem, operands, x.as_slice(), dy, wants, sums))
+    each_type!(operands.x, x => backward_of(pool, problem, operands, x.as_slice(), dy, request))
 }
 
 fn backward_of<T: Element>(
+    pool: &Arc<HostPool>,
     problem: &Problem,
     operands: &Operands<'_>,
     x: &[T],
     dy: &HostData<'_>,
-    wants: [bool; 2],
-    sums: Option<&[f64]>,
+    request: Request<'_>,
 ) -> Gradients {
-    let mut dx = bytemuck::zeroed_vec(x.len());
+    let Request { wants, sums, into: [into_dx, into_daddend] } = request;
+    let mut dx = output(pool, x, into_dx);
     // Otherwise it is dy.
     let differs = problem.activation != Activation::None || problem.masked;
-    let mut daddend = (problem.addend && differs).then(|| bytemuck::zeroed_vec(x.len()));
+    let mut daddend = (problem.addend && differs).then(|| output(pool, x, into_daddend));
     let wanted = |data: Option<&HostData<'_>>, wanted| {
         data.filter(|_| wanted)
             .map(|data| vec![0.0; each_type!(data, values => values.as_slice().len())])
@@ -230,9 +267,15 @@ fn flat(fours: impl Iterator<Item = [f64; 4]>) -> Vec<f64> {
     fours.flatten().collect()
 }
 
+/// Memory for a result of x's length: `into`, if that fits and nobody else has it.
+fn output<T: Element>(pool: &Arc<HostPool>, x: &[T], into: Option<HostData<'static>>) -> Block<T> {
+    let fitting = into.and_then(T::own).filter(|block: &Block<T>| block.len() == x.len());
+    fitting.unwrap_or_else(|| pool.take(x.len()))
+}
+
 /// Data as a tensor holds them.
-fn own<T: Element>(values: Vec<T>) -> HostData<'static> {
-    T::wrap(Values::Shared(Arc::new(values)))
+fn own<T: Element>(block: Block<T>) -> HostData<'static> {
+    T::wrap(Values::Shared(Arc::new(block)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ pub(super) const BLOCK: usize = 1 << 14;
 
 /// Elements below which waking threads costs more than the work: about 20 µs of it.
 #[cfg(all(feature = "rayon", not(target_arch = "wasm32")))]
-const WORTH_THREADS: usize = 1 << 15;
+const WORTH_THREADS: usize = 1 << 16;
 
 /// `f` of every task, in order; `elements` is the work in all of them together.
 pub(super) fn map<I: Send, O: Send>(
@@ -14,7 +14,8 @@ pub(super) fn map<I: Send, O: Send>(
     f: impl Fn(I) -> O + Sync,
 ) -> Vec<O> {
     #[cfg(all(feature = "rayon", not(target_arch = "wasm32")))]
-    if elements >= WORTH_THREADS && tasks.len() > 1 {
+    // A pool of one thread would only put the caller to sleep.
+    if elements >= WORTH_THREADS && tasks.len() > 1 && rayon::current_num_threads() > 1 {
         use rayon::prelude::*;
         return tasks.into_par_iter().map(&f).collect();
     }

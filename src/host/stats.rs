@@ -1,5 +1,6 @@
-//! Mean and variance of groups, twin of `shaders/stats_row.wgsl`.
+//! Mean and variance of groups, in f64; twin of `shaders/stats_row.wgsl`.
 
+use super::fast;
 use super::reduce::{self, Merge};
 use super::walk::{Counts, Run, Walk};
 use crate::Element;
@@ -57,7 +58,7 @@ pub(super) fn moments<T: Element>(
     mask: Option<&[u8]>,
     centered: bool,
 ) -> Vec<Moments> {
-    reduce::reduce(walk, |block| {
+    let exactly = |block: &Walk| {
         let mut part = Block::new(block.keys(), centered);
         let runs =
             || block.runs(usize::MAX).filter(|run| !matches!(run.counts(mask), Counts::None));
@@ -65,6 +66,15 @@ pub(super) fn moments<T: Element>(
         part.take_means();
         runs().for_each(|run| part.add_squares(run, x, mask));
         part.moments()
+    };
+    reduce::reduce(walk, |block| {
+        let fast = if mask.is_none() { fast::moments(block, x, centered) } else { None };
+        let Some((mut moments, lost)) = fast else { return exactly(block) };
+        if !lost.is_empty() {
+            let exact = exactly(block);
+            lost.into_iter().for_each(|key| moments[key] = exact[key]);
+        }
+        moments
     })
 }
 

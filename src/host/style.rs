@@ -1,14 +1,15 @@
 //! AdaIn's tables from the statistics of a style, and the style's gradient from theirs.
 
 use super::apply::{self, TILE, Tile};
-use super::own;
 use super::parallel::{self, BLOCK};
 use super::running::freedom;
 use super::stats::Moments;
 use super::walk::{Pair, Walk};
+use super::{Block, HostPool, own};
 use crate::Element;
 use crate::problem::{Estimator, Problem};
 use crate::tensor::{HostData, each_type};
+use std::sync::Arc;
 
 /// Of each statistic the deviation √(var + eps) and the mean; see [`crate::ops::style_tables`].
 pub(crate) fn style_tables(
@@ -26,6 +27,7 @@ fn deviation(moments: Moments, eps: f64, estimator: Estimator) -> f64 {
 
 /// See [`crate::ops::style_gradient`]; the tables are indexed as the statistics are.
 pub(crate) fn style_gradient(
+    pool: &Arc<HostPool>,
     problem: &Problem,
     style: &HostData<'_>,
     moments: &[f64],
@@ -46,27 +48,32 @@ pub(crate) fn style_gradient(
         });
         offsets.push(dmu / m.count.max(1.0));
     }
-    each_type!(style, style => own(lines(problem, style.as_slice(), [&means, &slopes, &offsets])))
+    each_type!(style, style => own(lines(pool, problem, style.as_slice(), [&means, &slopes, &offsets])))
 }
 
 /// `offset + slope · (x − mean)` with those of each element's statistic.
-fn lines<T: Element>(problem: &Problem, x: &[T], [means, slopes, offsets]: [&[f64]; 3]) -> Vec<T> {
-    let mut out = bytemuck::zeroed_vec(x.len());
+fn lines<T: Element>(
+    pool: &Arc<HostPool>,
+    problem: &Problem,
+    x: &[T],
+    [means, slopes, offsets]: [&[f64]; 3],
+) -> Block<T> {
+    let mut out = pool.take(x.len());
     if x.is_empty() {
         return out;
     }
-    let walk = Walk::new(problem, [0; 4]);
-    let chunks = out.chunks_mut(BLOCK).enumerate().collect();
-    parallel::map(chunks, x.len(), |(i, out): (usize, &mut [T])| {
+    let parts = Walk::new(problem, [0; 4]).parts(BLOCK);
+    let pieces = parallel::split(&mut out, parts.iter().map(Walk::len));
+    let tasks = parts.iter().zip(pieces).collect();
+    parallel::map(tasks, x.len(), |(part, out): (&Walk, &mut [T])| {
         let mut tile: Tile = [0.0; TILE];
-        let start = i * BLOCK;
-        for run in walk.runs_from(start, out.len(), TILE) {
+        for run in part.runs(TILE) {
             let values = &mut tile[..run.len];
             let along = |tables| Pair::new(tables, run.at.stat, run.step.stat, run.len);
             along([means, slopes])
                 .zip(values, run.slice(x), |_, x, mean, slope| (x.widen() - mean) * slope);
             along([offsets, offsets]).map(values, |v, offset, _| v + offset);
-            let out = &mut out[run.at.data - start..][..run.len];
+            let out = &mut out[run.at.data - part.base.data..][..run.len];
             apply::store(values, out);
         }
     });

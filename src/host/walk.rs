@@ -8,6 +8,10 @@ use std::ops::Range;
 /// Elements of x (512 KiB of f32) that a core's cache still holds when a second pass reads them.
 const RESIDENT: usize = 1 << 17;
 
+/// Elements of x (8 MiB of f32) that the cache which cores share still holds when a second pass reads
+/// them.
+const CACHED: usize = 1 << 21;
+
 /// A position in each operand, or a stride.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Indices {
@@ -21,7 +25,7 @@ pub(super) struct Indices {
 
 impl Indices {
     /// `n` steps on.
-    fn along(self, stride: Indices, n: usize) -> Indices {
+    pub fn along(self, stride: Indices, n: usize) -> Indices {
         Indices {
             data: self.data + n * stride.data,
             stat: self.stat + n * stride.stat,
@@ -39,7 +43,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    const NONE: Axis =
+    pub const NONE: Axis =
         Axis { extent: 1, stride: Indices { data: 0, stat: 0, param: 0, mask: 0, key: 0 } };
 
     /// Whether a reduction sums along this axis.
@@ -86,10 +90,15 @@ impl Walk {
                 key: key[d] as usize,
             },
         });
-        sorted.sort_by_key(|axis| axis.stride.data);
-        // Innermost last. Axes that all operands step through as one become one.
+        sorted.sort_by_key(|axis| std::cmp::Reverse(axis.stride.data));
+        Walk::merged(sorted)
+    }
+
+    /// Of axes in the order of memory; those that all operands step through as one become one.
+    fn merged(sorted: [Axis; 4]) -> Walk {
+        // Innermost last.
         let (mut axes, mut free) = ([Axis::NONE; 4], 4);
-        for axis in sorted.into_iter().filter(|axis| axis.extent != 1) {
+        for axis in sorted.into_iter().rev().filter(|axis| axis.extent != 1) {
             if let Some(inner) = axes.get_mut(free)
                 && Indices::default().along(inner.stride, inner.extent) == axis.stride
             {
@@ -112,6 +121,12 @@ impl Walk {
         1 + self.axes.iter().map(|axis| (axis.extent - 1) * axis.stride.key).sum::<usize>()
     }
 
+    /// The statistics from the first to the last.
+    pub fn stats(&self) -> Range<usize> {
+        let last = self.axes.iter().map(|axis| (axis.extent - 1) * axis.stride.stat).sum::<usize>();
+        self.base.stat..self.base.stat + last + 1
+    }
+
     /// The part of it within `range` along `axis`.
     pub fn cut(&self, axis: usize, range: Range<usize>) -> Walk {
         let mut part = self.clone();
@@ -126,50 +141,74 @@ impl Walk {
         (0..extent).step_by(len).map(move |at| self.cut(axis, at..extent.min(at + len)))
     }
 
+    /// Contiguous boxes in the order of memory, of at most `limit` elements.
+    pub fn parts(&self, limit: usize) -> Vec<Walk> {
+        let mut parts = vec![self.clone()];
+        let mut slice = self.len();
+        for (d, axis) in self.axes.iter().enumerate() {
+            if slice <= limit {
+                break;
+            }
+            slice /= axis.extent;
+            let len = (limit / slice).max(1);
+            parts = parts.iter().flat_map(|part| part.cuts(d, len)).collect();
+        }
+        parts
+    }
+
     /// Contiguous parts of whole groups, each small enough to be read again from a core's cache, in
     /// the order of memory. `None` where groups are long or lie between each other.
     pub fn resident_parts(&self) -> Option<Vec<Walk>> {
+        self.whole_groups(BLOCK, RESIDENT)
+    }
+
+    /// Contiguous parts of whole groups, each small enough to be read again from the cache that cores
+    /// share, or of one group. `None` where groups lie between each other.
+    pub fn cached_parts(&self) -> Option<Vec<Walk>> {
+        self.whole_groups(CACHED, usize::MAX)
+    }
+
+    /// Contiguous parts of about `len` elements, but of whole groups, of which none may be longer than
+    /// `longest`.
+    fn whole_groups(&self, len: usize, longest: usize) -> Option<Vec<Walk>> {
         let mut parts = vec![self.clone()];
         let mut slice = self.len();
-        for (d, axis) in self.axes.iter().enumerate().filter(|(_, axis)| axis.extent > 1) {
-            if axis.is_reduced() {
+        for (d, axis) in self.axes.iter().enumerate() {
+            if slice <= len || self.axes[d..].iter().all(Axis::is_reduced) {
+                break;
+            }
+            if axis.extent > 1 && axis.is_reduced() {
                 return None;
             }
             slice /= axis.extent;
-            let len = (BLOCK / slice).max(1);
-            parts = parts.iter().flat_map(|part| part.cuts(d, len)).collect();
-            if slice <= RESIDENT {
-                return Some(parts);
-            }
+            let count = (len / slice).max(1);
+            parts = parts.iter().flat_map(|part| part.cuts(d, count)).collect();
         }
-        None
+        // Groups that are not yet apart must not lie between each other.
+        let inner = self.axes.iter().skip_while(|axis| axis.extent == 1 || !axis.is_reduced());
+        let apart = inner.clone().all(|axis| axis.extent == 1 || axis.is_reduced());
+        (apart && slice <= longest.max(len)).then_some(parts)
+    }
+
+    /// The same with neither statistics nor parameters, so that more axes are one.
+    pub fn of_data_and_keys(&self) -> Walk {
+        let without = |at: Indices| Indices { stat: 0, param: 0, ..at };
+        let axes = self.axes.map(|axis| Axis { stride: without(axis.stride), ..axis });
+        Walk { base: without(self.base), ..Walk::merged(axes) }
+    }
+
+    /// Whether runs are as long as the innermost axis, and slices of every operand; otherwise they are
+    /// of one element each. A run of several keys is masked as a whole.
+    pub fn is_sliced(&self) -> bool {
+        let Indices { data, stat, param, mask, key } = self.axes[3].stride;
+        data <= 1 && stat <= 1 && param <= 1 && mask <= 1 && key <= 1 && mask & key == 0
     }
 
     /// All elements, in runs of at most `longest`.
     pub fn runs(&self, longest: usize) -> Runs<'_> {
-        self.runs_from(0, self.len(), longest)
-    }
-
-    /// `len` elements from the `start`th on, in runs of at most `longest`.
-    pub fn runs_from(&self, start: usize, len: usize, longest: usize) -> Runs<'_> {
-        let (mut index, mut rest) = ([0; 4], start);
-        for (index, axis) in index.iter_mut().zip(&self.axes).rev() {
-            (*index, rest) = (rest % axis.extent, rest / axis.extent);
-        }
-        let mut position = self.base;
-        let at = [0, 1, 2, 3].map(|d| {
-            position = position.along(self.axes[d].stride, index[d]);
-            position
-        });
-        let Indices { data, stat, param, mask, key } = self.axes[3].stride;
-        // Runs are slices, and a run of several keys is masked as a whole.
-        let sliced = data <= 1 && stat <= 1 && param <= 1 && mask <= 1 && key <= 1;
-        let (step, longest) = if sliced && mask & key == 0 {
-            (self.axes[3].stride, longest)
-        } else {
-            (Indices::default(), 1)
-        };
-        Runs { walk: self, index, at, left: len, step, longest }
+        let (step, longest) =
+            if self.is_sliced() { (self.axes[3].stride, longest) } else { (Indices::default(), 1) };
+        Runs { walk: self, index: [0; 4], at: [self.base; 4], left: self.len(), step, longest }
     }
 }
 
@@ -183,6 +222,11 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// `len` elements from the `start`th on.
+    pub fn part(&self, start: usize, len: usize) -> Run {
+        Run { len, at: self.at.along(self.step, start), ..*self }
+    }
+
     /// The run's part of a tensor.
     pub fn slice<'t, T>(&self, tensor: &'t [T]) -> &'t [T] {
         &tensor[self.at.data..][..self.len]

@@ -267,7 +267,7 @@ impl ConditionalInstanceNorm {
         dy: &Tensor<'_>,
         old: Option<&Grads>,
     ) -> Result<Grads, Error> {
-        let grads = backward(&self.parameters, &saved.tables, dy).run(context)?;
+        let grads = backward(&self.parameters, &saved.tables, dy).run(context, None)?;
         let gather = |table: &Option<Tensor<'static>>, old: Option<&Tensor<'static>>| {
             let table = table.as_ref();
             table.map(|table| ops::mix(context, &saved.weights, table, true, old)).transpose()

@@ -158,9 +158,9 @@ impl<const D: usize> InstanceNormConfig<D> {
 ///
 /// # Numerics
 /// f32, f16, bf16, on the host also f64; 16-bit results are rounded once, from f32. Statistics never
-/// come from E\[x²\] − E\[x\]²: the host computes in f64, the GPU takes distances from a first mean
-/// and corrects its rounding, so a large common offset does not cancel. Sums of squared distances must
-/// stay within f32 on a GPU: distances below about 1e19/√M, and with eps 0 above about 1e-18. A
+/// come from E\[x²\] − E\[x\]²: distances are taken from a first mean, whose rounding is corrected,
+/// so a large common offset does not cancel. Sums of squared distances must stay within f32 on a GPU:
+/// distances below about 1e19/√M, and with eps 0 above about 1e-18; the host then goes on in f64. A
 /// constant plane gives exactly `bias`. NaN and infinity spoil their own channel of their own sample.
 ///
 /// # Errors

@@ -159,6 +159,28 @@ pub trait NormLayer: sealed::Sealed {
         Ok(y)
     }
 
+    /// As [`forward_with`](Self::forward_with), into memory that the caller keeps: `y`, of x's
+    /// description, becomes the output. An application's [buffer](Tensor::from_buffer) is written in any
+    /// case; memory of this crate or a `Vec` is written if no clone of `y` shares it, and otherwise
+    /// left to the clones.
+    ///
+    /// # Errors
+    /// As [`forward_with`](Self::forward_with), and [`ShapeError`] if `y` is not as x is,
+    /// [`OperandError`](crate::OperandError) if it is elsewhere or in the buffer of another operand. `y` is
+    /// then as it was.
+    fn forward_into<'a>(
+        &self,
+        context: &Context,
+        x: &Tensor<'a>,
+        extras: &Extras<'a>,
+        mode: Mode,
+        y: &mut Tensor<'static>,
+    ) -> Result<(), Error> {
+        inputs(self, context, x, extras, mode)?.forward_into(context, y)?;
+        self.parameters().observe(x, y);
+        Ok(())
+    }
+
     /// As [`forward`](Self::forward), and also returns what [`backward`](Self::backward) needs.
     ///
     /// # Errors
@@ -200,7 +222,26 @@ pub trait NormLayer: sealed::Sealed {
         saved: &Saved<'_>,
         dy: &Tensor<'_>,
     ) -> Result<Grads, Error> {
-        backward(self.parameters(), saved, dy).run(context)
+        backward(self.parameters(), saved, dy).run(context, None)
+    }
+
+    /// As [`backward`](Self::backward), into memory that the caller keeps: `grads`, earlier ones of an
+    /// input like this, become the new ones. The memory of dx and daddend is written if no clone shares
+    /// it, and otherwise left to the clones.
+    ///
+    /// # Errors
+    /// As [`backward`](Self::backward), and [`ShapeError`] if dx is not as x is. After an error `grads`
+    /// are as they were.
+    fn backward_into(
+        &self,
+        context: &Context,
+        saved: &Saved<'_>,
+        dy: &Tensor<'_>,
+        grads: &mut Grads,
+    ) -> Result<(), Error> {
+        let new = backward(self.parameters(), saved, dy).run(context, Some(grads))?;
+        *grads = new;
+        Ok(())
     }
 
     /// As [`backward`](Self::backward), adding `grads`' parameter gradients to the new ones; its dx and
@@ -217,7 +258,7 @@ pub trait NormLayer: sealed::Sealed {
         grads: &mut Grads,
     ) -> Result<(), Error> {
         let call = Backward { accumulate: Some(&*grads), ..backward(self.parameters(), saved, dy) };
-        let sum = call.run(context)?;
+        let sum = call.run(context, None)?;
         *grads = sum;
         Ok(())
     }
@@ -263,7 +304,7 @@ pub trait NormLayer: sealed::Sealed {
         dy: &Tensor<'_>,
         sums: &GroupSums,
     ) -> Result<Grads, Error> {
-        Backward { sums: Some(sums), ..backward(self.parameters(), saved, dy) }.run(context)
+        Backward { sums: Some(sums), ..backward(self.parameters(), saved, dy) }.run(context, None)
     }
 
     /// Records this layer into the application's command encoder or compute pass, on the

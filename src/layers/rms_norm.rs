@@ -87,7 +87,7 @@ impl RmsNormConfig {
 ///
 /// # Numerics
 /// f32, f16, bf16, on the host also f64; 16-bit results are rounded once, from f32. Squares must stay
-/// within f32 on a GPU; the host computes in f64.
+/// within f32 on a GPU; the host otherwise goes on in f64.
 ///
 /// # Errors
 /// As [`LayerNorm`](super::LayerNorm).

@@ -31,9 +31,10 @@ enum Inputs {
     Recorded,
 }
 
-/// How many times PyTorch's own error is allowed: on the host, on a GPU, whose factors (inverseSqrt)
-/// and sums are a few roundings off where PyTorch's are one (measured: 5.3 at most, on three drivers).
-const SLACK: [f64; 2] = [2.0, 8.0];
+/// How many times PyTorch's own error is allowed: on the host (measured: 2.7), on a GPU, whose factors
+/// (inverseSqrt) and sums are a few roundings off where PyTorch's are one (measured: 5.3 at most, on
+/// three drivers).
+const SLACK: [f64; 2] = [4.0, 8.0];
 
 /// What PyTorch's values may be off the oracle's network, or the two are not the same network:
 /// forward, gradients.

@@ -1,0 +1,376 @@
+//! Normalize, affine, epilogue.
+
+use super::super::activation;
+use super::super::apply::{Normalizer, Table};
+use super::super::walk::{Run, Walk};
+use super::lanes::{
+    EMPTY_TILE, Map, Sink, TILE, Tile, Work, as_f32, as_f32_mut, finish_stream, narrow, vectorized,
+    widen,
+};
+use crate::problem::Problem;
+use crate::{Activation, Element, View};
+use pulp::Simd;
+use std::ops::Range;
+
+/// Bytes of y from which on it is written past the caches.
+const STREAM: usize = 4 << 20;
+/// Shortest run that is worth streaming: it begins and ends in the middle of cache lines.
+const STREAM_RUN: usize = 1 << 9;
+/// Numbers that f32 arithmetic may multiply and square without fear.
+const SAFE: Range<f64> = 1e-30..1e30;
+
+/// How lanes go about a problem.
+pub(in super::super) struct Plan {
+    /// Whether they can.
+    possible: bool,
+    /// `weight` and `bias` where they vary within groups.
+    inside: Option<[Vec<f32>; 2]>,
+    /// Whether results go past the caches.
+    stream: bool,
+    view: View,
+}
+
+impl Plan {
+    pub fn new<T: Element>(
+        problem: &Problem,
+        masked: bool,
+        affine: Option<&[Vec<f64>; 2]>,
+        x: &[T],
+    ) -> Plan {
+        let View { extent, stat, param, .. } = problem.view;
+        let inside = affine.filter(|_| problem.view.params_inside());
+        let walk = Walk::new(problem, [0; 4]);
+        // Tables of parameters are indexed by the statistic, or by the element.
+        let by_both = inside.is_some() && walk.axes[3].stride.stat != 0;
+        let per_sample = affine.is_some() && stat[0] == 0 && param[0] != 0 && extent[0] > 1;
+        let narrow = |values: &Vec<f64>| values.iter().map(|&v| v as f32).collect();
+        Plan {
+            possible: T::IS_NARROW && !masked && walk.is_sliced() && !by_both && !per_sample,
+            inside: inside.map(|affine| affine.each_ref().map(narrow)),
+            stream: size_of_val(x) >= STREAM,
+            view: problem.view,
+        }
+    }
+
+    pub fn is_possible(&self) -> bool {
+        self.possible
+    }
+
+    pub(super) fn inside(&self) -> Option<[&[f32]; 2]> {
+        self.inside.as_ref().map(|[weight, bias]| [&**weight, &**bias])
+    }
+
+    /// Whether a run of this length is written past the caches.
+    pub(super) fn streams(&self, len: usize) -> bool {
+        self.stream && len >= STREAM_RUN
+    }
+
+    /// `[weight, bias]` of a statistic, as far as they do not vary within its groups.
+    pub(super) fn affine_of(&self, affine: Option<&[Vec<f64>; 2]>, stat: usize) -> [f64; 2] {
+        match affine {
+            Some([weight, bias]) if self.inside.is_none() => {
+                let [outer, inner, ..] = self.view.stat;
+                // Statistics are numbered as groups are, or one serves all samples.
+                let group = if outer == 0 { stat / inner.max(1) as usize } else { stat };
+                let param = self.view.param_index(group as u32) as usize;
+                [weight[param], bias[param]]
+            }
+            _ => [1.0, 0.0],
+        }
+    }
+
+    /// Writes one contiguous part of y; false if the numbers are not for f32. What lies `ahead` elements
+    /// behind x is read next, if that is not 0.
+    pub fn write<T: Element>(
+        &self,
+        normalizer: &Normalizer<'_, T>,
+        part: &Walk,
+        table: &Table,
+        ahead: usize,
+        y: &mut [T],
+    ) -> bool {
+        if !self.possible {
+            return false;
+        }
+        let affine = normalizer.affine.as_ref();
+        let lines = Lines::new(table, part.stats(), |stat| self.affine_of(affine, stat));
+        let Some(lines) = lines else { return false };
+        vectorized(Write { normalizer, part, lines: &lines, ahead, y });
+        true
+    }
+}
+
+/// Mean, scale and shift of `(x − mean) · scale + shift`, as f32; `None` if f32 does not hold them.
+/// Statistics that are no numbers make NaN of everything, and are no reason to leave the lanes: what
+/// becomes of a group must not depend on its neighbours.
+#[inline(always)]
+pub(super) fn line(mean: f64, rstd: f64, [weight, bias]: [f64; 2]) -> Option<[f32; 3]> {
+    if !mean.is_finite() || rstd.is_nan() {
+        return Some([f32::NAN; 3]);
+    }
+    let scale = rstd * weight;
+    // What f32 rounds off the mean.
+    let shift = bias - (mean - f64::from(mean as f32)) * scale;
+    let holds = mean.abs() < SAFE.end && is_safe(scale) && shift.abs() < SAFE.end;
+    holds.then_some([mean as f32, scale as f32, shift as f32])
+}
+
+/// Whether f32 holds a factor and its products.
+#[inline(always)]
+pub(super) fn is_safe(v: f64) -> bool {
+    v == 0.0 || SAFE.contains(&v.abs())
+}
+
+/// Lines of consecutive statistics.
+pub(super) struct Lines {
+    first: usize,
+    mean: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Lines {
+    pub fn new(
+        table: &Table,
+        stats: Range<usize>,
+        affine: impl Fn(usize) -> [f64; 2],
+    ) -> Option<Lines> {
+        let [mean, scale, shift] = [0; 3].map(|_| Vec::with_capacity(stats.len()));
+        let mut lines = Lines { first: stats.start, mean, scale, shift };
+        for stat in stats {
+            let [mean, rstd] = table.of(stat);
+            let [mean, scale, shift] = line(mean, rstd, affine(stat))?;
+            lines.mean.push(mean);
+            lines.scale.push(scale);
+            lines.shift.push(shift);
+        }
+        Some(lines)
+    }
+
+    #[inline(always)]
+    pub fn along(&self, run: &Run) -> Along<'_> {
+        let stat = run.at.stat - self.first;
+        if run.step.stat == 1 {
+            let Lines { mean, scale, shift, .. } = self;
+            return Along::Each([&mean[stat..], &scale[stat..], &shift[stat..]]);
+        }
+        Along::Same([self.mean[stat], self.scale[stat], self.shift[stat]])
+    }
+}
+
+/// Lines along a run: mean, scale, shift.
+#[derive(Clone, Copy)]
+pub(super) enum Along<'t> {
+    Same([f32; 3]),
+    Each([&'t [f32]; 3]),
+    /// And then `weight` and `bias` of each element.
+    Inside([f32; 3], [&'t [f32]; 2]),
+}
+
+impl<'t> Along<'t> {
+    /// With the parameters that vary within groups.
+    #[inline(always)]
+    pub fn with(self, plan: &'t Plan, run: &Run) -> Self {
+        match (self, plan.inside()) {
+            (Along::Same(line), Some(tables)) if run.step.param == 1 => {
+                let [weight, bias] = tables;
+                Along::Inside(line, [&weight[run.at.param..], &bias[run.at.param..]])
+            }
+            (Along::Same([mean, scale, shift]), Some([weight, bias])) => {
+                let (weight, bias) = (weight[run.at.param], bias[run.at.param]);
+                Along::Same([mean, scale * weight, shift * weight + bias])
+            }
+            (along, _) => along,
+        }
+    }
+
+    #[inline(always)]
+    fn part(self, start: usize) -> Self {
+        match self {
+            Along::Same(line) => Along::Same(line),
+            Along::Each([a, b, c]) => Along::Each([&a[start..], &b[start..], &c[start..]]),
+            Along::Inside(line, [a, b]) => Along::Inside(line, [&a[start..], &b[start..]]),
+        }
+    }
+
+    /// The normalized `x`, or its ReLU, into `sink`.
+    #[inline(always)]
+    pub fn fill<S: Simd, const RELU: bool>(self, simd: S, x: &[f32], sink: Sink<'_>) {
+        match self {
+            Along::Same([mean, scale, shift]) => {
+                sink.fill(simd, x, [], &Same::<RELU> { mean, scale, shift });
+            }
+            Along::Each(tables) => sink.fill(simd, x, tables, &Each::<RELU>),
+            Along::Inside([mean, scale, shift], tables) => {
+                sink.fill(simd, x, tables, &Inside::<RELU> { mean, scale, shift });
+            }
+        }
+    }
+}
+
+/// 0 in place of what is below 0; NaN stays, as it would not with max.
+#[inline(always)]
+fn relu<S: Simd, const RELU: bool>(simd: S, v: S::f32s) -> S::f32s {
+    if !RELU {
+        return v;
+    }
+    let zero = simd.splat_f32s(0.0);
+    simd.select_f32s(simd.less_than_f32s(v, zero), zero, v)
+}
+
+struct Same<const RELU: bool> {
+    mean: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl<const RELU: bool> Map<0> for Same<RELU> {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, _: [S::f32s; 0]) -> S::f32s {
+        let distance = simd.sub_f32s(x, simd.splat_f32s(self.mean));
+        let (scale, shift) = (simd.splat_f32s(self.scale), simd.splat_f32s(self.shift));
+        relu::<S, RELU>(simd, simd.mul_add_e_f32s(distance, scale, shift))
+    }
+}
+
+struct Each<const RELU: bool>;
+
+impl<const RELU: bool> Map<3> for Each<RELU> {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [mean, scale, shift]: [S::f32s; 3]) -> S::f32s {
+        relu::<S, RELU>(simd, simd.mul_add_e_f32s(simd.sub_f32s(x, mean), scale, shift))
+    }
+}
+
+struct Inside<const RELU: bool> {
+    mean: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl<const RELU: bool> Map<2> for Inside<RELU> {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [weight, bias]: [S::f32s; 2]) -> S::f32s {
+        let Inside { mean, scale, shift } = *self;
+        let normalized = Same::<false> { mean, scale, shift }.of(simd, x, []);
+        relu::<S, RELU>(simd, simd.mul_add_e_f32s(normalized, weight, bias))
+    }
+}
+
+/// As it is.
+pub(super) struct Itself;
+
+impl Map<0> for Itself {
+    #[inline(always)]
+    fn of<S: Simd>(&self, _: S, x: S::f32s, _: [S::f32s; 0]) -> S::f32s {
+        x
+    }
+}
+
+struct Write<'a, T> {
+    normalizer: &'a Normalizer<'a, T>,
+    part: &'a Walk,
+    lines: &'a Lines,
+    ahead: usize,
+    y: &'a mut [T],
+}
+
+impl<T: Element> Work for Write<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Write { normalizer, part, lines, ahead, y } = self;
+        for run in part.runs(usize::MAX) {
+            let along = lines.along(&run).with(&normalizer.fast, &run);
+            let y = &mut y[run.at.data - part.base.data..];
+            write_run(simd, normalizer, &run, along, ahead, y);
+        }
+        if normalizer.fast.stream {
+            finish_stream();
+        }
+    }
+}
+
+/// A run of y, at the start of `y`.
+#[inline(always)]
+pub(super) fn write_run<T: Element, S: Simd>(
+    simd: S,
+    normalizer: &Normalizer<'_, T>,
+    run: &Run,
+    along: Along<'_>,
+    ahead: usize,
+    y: &mut [T],
+) {
+    let stream = normalizer.fast.streams(run.len);
+    let simple = normalizer.addend.is_none()
+        && matches!(normalizer.activation, Activation::None | Activation::Relu);
+    if simple
+        && let Some(x) = as_f32(&normalizer.x[run.at.data..])
+        && let Some(y) = as_f32_mut(y)
+    {
+        let sink = Sink { y, len: run.len, stream, ahead };
+        return match normalizer.activation {
+            Activation::None => along.fill::<S, false>(simd, x, sink),
+            _ => along.fill::<S, true>(simd, x, sink),
+        };
+    }
+    let (mut x, mut z) = (EMPTY_TILE, EMPTY_TILE);
+    for start in (0..run.len).step_by(TILE) {
+        let run = run.part(start, TILE.min(run.len - start));
+        preactivation(simd, normalizer, &run, along.part(start), &mut x, &mut z);
+        activate(normalizer.activation, &mut z[..run.len]);
+        let y = &mut y[start..];
+        match as_f32_mut(&mut *y) {
+            Some(y) => {
+                let sink = Sink { y, len: run.len, stream, ahead: 0 };
+                sink.fill(simd, &z, [], &Itself);
+            }
+            None => narrow(&z, &mut y[..run.len]),
+        }
+    }
+}
+
+/// What the activation is applied to, in `z`; of a run as long as a tile at most.
+#[inline(always)]
+pub(super) fn preactivation<T: Element, S: Simd>(
+    simd: S,
+    normalizer: &Normalizer<'_, T>,
+    run: &Run,
+    along: Along<'_>,
+    x: &mut Tile,
+    z: &mut Tile,
+) {
+    let values = match as_f32(&normalizer.x[run.at.data..]) {
+        Some(values) => values,
+        None => {
+            widen(run.slice(normalizer.x), x);
+            x
+        }
+    };
+    along.fill::<S, false>(simd, values, Sink { y: z, len: run.len, stream: false, ahead: 0 });
+    if let Some(addend) = normalizer.addend {
+        for (z, a) in z.iter_mut().zip(run.slice(addend)) {
+            *z += a.to_f32();
+        }
+    }
+}
+
+#[inline(always)]
+fn activate(activation: Activation, tile: &mut [f32]) {
+    match activation {
+        Activation::None => {}
+        // A comparison keeps NaN, max would not.
+        Activation::Relu => tile.iter_mut().for_each(|z| *z = if *z < 0.0 { 0.0 } else { *z }),
+        Activation::LeakyRelu(slope) => {
+            tile.iter_mut().for_each(|z| *z = if *z > 0.0 { *z } else { slope * *z });
+        }
+        activation => {
+            let mut wide = [0.0f64; TILE];
+            let wide = &mut wide[..tile.len()];
+            wide.iter_mut().zip(&*tile).for_each(|(wide, &z)| *wide = f64::from(z));
+            activation::apply(activation, wide);
+            tile.iter_mut().zip(&*wide).for_each(|(z, &wide)| *z = wide as f32);
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! The backward pass: sums, and the gradients of x and the addend.
+
+use super::super::activation;
+use super::super::apply::Table;
+use super::super::grads::{Differentiator, MeanTerms, Outputs, Sums};
+use super::super::walk::{Run, Walk};
+use super::apply::{Along, Itself, Lines, Plan, is_safe, preactivation};
+use super::lanes::{
+    EMPTY_TILE, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
+    as_f32_mut, finish_stream, narrow, sums, vectorized, widen,
+};
+use crate::{Activation, Element};
+use pulp::Simd;
+
+/// Runs that are added to f32 sums before those go on in f64.
+const RUNS: usize = 32;
+
+/// The sums of every key of a block, as [`Differentiator::sums`] has them; `None` if lanes cannot.
+pub(in super::super) fn block_sums<T: Element>(
+    differentiator: &Differentiator<'_, T>,
+    block: &Walk,
+    weighted: bool,
+) -> Option<Vec<Sums>> {
+    let operands = Operands::new(differentiator, block)?;
+    // Weights of neighbouring keys are for those who ask for sums alone.
+    let has_weight = differentiator.normalizer.affine.is_some();
+    if weighted && has_weight && !block.axes[3].is_reduced() {
+        return None;
+    }
+    let mut sums = vec![Sums::default(); block.keys()];
+    vectorized(SumUp { operands: &operands, block, weighted, sums: &mut sums });
+    Some(sums)
+}
+
+/// Writes one contiguous part of the outputs; false if lanes cannot.
+pub(in super::super) fn write<T: Element>(
+    differentiator: &Differentiator<'_, T>,
+    part: &Walk,
+    terms: Option<&MeanTerms>,
+    outputs: &mut Outputs<'_, T>,
+) -> bool {
+    let Some(operands) = Operands::new(differentiator, part) else { return false };
+    let weight = |stat| operands.weight(stat);
+    let slopes = Slopes::new(part, &differentiator.table, weight, terms);
+    let Some(slopes) = slopes else { return false };
+    let constant = terms.is_none();
+    vectorized(Write { operands: &operands, part, slopes: &slopes, constant, outputs });
+    true
+}
+
+/// What the loops read.
+struct Operands<'a, T> {
+    differentiator: &'a Differentiator<'a, T>,
+    /// Of what the activation is applied to.
+    lines: Lines,
+    /// Of xhat.
+    plain: Lines,
+}
+
+impl<'a, T: Element> Operands<'a, T> {
+    fn new(differentiator: &'a Differentiator<'a, T>, part: &Walk) -> Option<Self> {
+        let normalizer = &differentiator.normalizer;
+        let plan = &normalizer.fast;
+        if !plan.is_possible() || !part.is_sliced() {
+            return None;
+        }
+        let affine = normalizer.affine.as_ref();
+        let (table, stats) = (&differentiator.table, part.stats());
+        let plain = Lines::new(table, stats.clone(), |_| [1.0, 0.0])?;
+        let lines = Lines::new(table, stats, |stat| plan.affine_of(affine, stat))?;
+        Some(Operands { differentiator, lines, plain })
+    }
+
+    fn plan(&self) -> &Plan {
+        &self.differentiator.normalizer.fast
+    }
+
+    /// The weight of a statistic, as far as it does not vary within its groups.
+    fn weight(&self, stat: usize) -> f64 {
+        self.plan().affine_of(self.differentiator.normalizer.affine.as_ref(), stat)[0]
+    }
+
+    /// Whether a run can be taken at once, or else tile by tile.
+    fn longest(&self) -> usize {
+        let simple = self.differentiator.normalizer.activation == Activation::None;
+        if simple && T::DTYPE == crate::DType::F32 { usize::MAX } else { TILE }
+    }
+
+    /// x of a run.
+    #[inline(always)]
+    fn x<'t>(&'t self, run: &Run, tile: &'t mut Tile) -> &'t [f32] {
+        values(&self.differentiator.normalizer.x[run.at.data..], run.len, tile)
+    }
+
+    /// The gradient behind the epilogue.
+    #[inline(always)]
+    fn g<'t, S: Simd>(
+        &'t self,
+        simd: S,
+        run: &Run,
+        [x, z]: [&mut Tile; 2],
+        g: &'t mut Tile,
+    ) -> &'t [f32] {
+        let normalizer = &self.differentiator.normalizer;
+        let dy = &self.differentiator.dy[run.at.data..];
+        if normalizer.activation == Activation::None {
+            return values(dy, run.len, g);
+        }
+        let along = self.lines.along(run).with(self.plan(), run);
+        preactivation(simd, normalizer, run, along, x, z);
+        widen(&dy[..run.len], g);
+        chain(normalizer.activation, &z[..run.len], &mut g[..run.len]);
+        g
+    }
+}
+
+/// The first `len` values and, where they are f32, all behind them.
+#[inline(always)]
+fn values<'t, T: Element>(from: &'t [T], len: usize, tile: &'t mut Tile) -> &'t [f32] {
+    match as_f32(from) {
+        Some(values) => values,
+        None => {
+            widen(&from[..len], tile);
+            tile
+        }
+    }
+}
+
+/// Every `g` becomes `g · act'(z)`.
+#[inline(always)]
+fn chain(activation: Activation, z: &[f32], g: &mut [f32]) {
+    match activation {
+        Activation::None => {}
+        Activation::Relu => {
+            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z <= 0.0 { 0.0 } else { *g });
+        }
+        Activation::LeakyRelu(slope) => {
+            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z > 0.0 { *g } else { slope * *g });
+        }
+        activation => {
+            let (mut wide_z, mut wide_g) = ([0.0f64; TILE], [0.0f64; TILE]);
+            let (wide_z, wide_g) = (&mut wide_z[..z.len()], &mut wide_g[..z.len()]);
+            wide_z.iter_mut().zip(z).for_each(|(wide, &z)| *wide = f64::from(z));
+            wide_g.iter_mut().zip(&*g).for_each(|(wide, &g)| *wide = f64::from(g));
+            activation::chain(activation, wide_z, wide_g);
+            g.iter_mut().zip(&*wide_g).for_each(|(g, &wide)| *g = wide as f32);
+        }
+    }
+}
+
+struct SumUp<'a, T> {
+    operands: &'a Operands<'a, T>,
+    block: &'a Walk,
+    weighted: bool,
+    sums: &'a mut [Sums],
+}
+
+impl<T: Element> Work for SumUp<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let SumUp { operands, block, weighted, sums } = self;
+        let weight = operands.plan().inside().filter(|_| weighted);
+        let columns = !block.axes[3].is_reduced();
+        let [mut x_tile, mut z_tile, mut g_tile, mut u_tile, mut xhat] = [EMPTY_TILE; 5];
+        let mut totals = Columns::new(if columns { sums.len() } else { 0 });
+        for whole in block.runs(usize::MAX) {
+            for start in (0..whole.len).step_by(operands.longest().min(TILE)) {
+                let run = whole.part(start, TILE.min(whole.len - start));
+                let mut u = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
+                let mut factor = 1.0;
+                match weight {
+                    Some([weight, _]) if run.step.param == 1 => {
+                        let sink = Sink { y: &mut u_tile, len: run.len, stream: false, ahead: 0 };
+                        sink.fill(simd, u, [&weight[run.at.param..]], &Product);
+                        u = &u_tile;
+                    }
+                    Some([weight, _]) => factor = f64::from(weight[run.at.param]),
+                    None if weighted => factor = operands.weight(run.at.stat),
+                    None => {}
+                }
+                let x = operands.x(&run, &mut x_tile);
+                let along = operands.plain.along(&run);
+                if columns {
+                    let keys = run.at.key..run.at.key + run.len;
+                    let (a, b) = (&mut totals.u[keys.start..], &mut totals.u_xhat[keys.start..]);
+                    let sink = Sink { y: &mut xhat, len: run.len, stream: false, ahead: 0 };
+                    along.fill::<S, false>(simd, x, sink);
+                    add_columns(simd, Values::new(u, run.len), Values::new(&xhat, run.len), a, b);
+                    sums[keys].iter_mut().for_each(|sums| sums.count += 1.0);
+                    continue;
+                }
+                let Along::Same([mean, scale, shift]) = along else { unreachable!("rows") };
+                let terms = Products { mean, scale, shift };
+                let values = [Values::new(x, run.len), Values::new(u, run.len)];
+                let [sum, sum_xhat] = self::sums(simd, values, [mean, 0.0], &terms);
+                let sums = &mut sums[run.at.key];
+                sums.count += run.len as f64;
+                sums.u += factor * f64::from(sum);
+                sums.u_xhat += factor * f64::from(sum_xhat);
+            }
+            totals.count_run(sums);
+        }
+        totals.flush(sums);
+    }
+}
+
+/// Sums of neighbouring keys.
+struct Columns {
+    u: Vec<f32>,
+    u_xhat: Vec<f32>,
+    runs: usize,
+}
+
+impl Columns {
+    fn new(keys: usize) -> Self {
+        let [u, u_xhat] = [0; 2].map(|_| vec![0.0; if keys == 0 { 0 } else { keys + LANES_MAX }]);
+        Columns { u, u_xhat, runs: 0 }
+    }
+
+    #[inline(always)]
+    fn count_run(&mut self, sums: &mut [Sums]) {
+        self.runs += 1;
+        if self.runs == RUNS {
+            self.flush(sums);
+            self.runs = 0;
+        }
+    }
+
+    #[inline(always)]
+    fn flush(&mut self, sums: &mut [Sums]) {
+        for ((sums, u), u_xhat) in sums.iter_mut().zip(&mut self.u).zip(&mut self.u_xhat) {
+            sums.u += f64::from(std::mem::take(u));
+            sums.u_xhat += f64::from(std::mem::take(u_xhat));
+        }
+    }
+}
+
+struct Product;
+
+impl Map<1> for Product {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [weight]: [S::f32s; 1]) -> S::f32s {
+        simd.mul_f32s(x, weight)
+    }
+}
+
+/// u and u · xhat.
+struct Products {
+    mean: f32,
+    scale: f32,
+    shift: f32,
+}
+
+impl Terms<2, 2> for Products {
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, [x, u]: [S::f32s; 2], [a, b]: [S::f32s; 2]) -> [S::f32s; 2] {
+        let distance = simd.sub_f32s(x, simd.splat_f32s(self.mean));
+        let (scale, shift) = (simd.splat_f32s(self.scale), simd.splat_f32s(self.shift));
+        let xhat = simd.mul_add_e_f32s(distance, scale, shift);
+        [simd.add_f32s(a, u), simd.mul_add_e_f32s(u, xhat, b)]
+    }
+}
+
+/// What makes dx of x and g, of consecutive statistics: `(g − level) · scale + (x − mean) · slope + shift`.
+struct Slopes {
+    first: usize,
+    level: Vec<f32>,
+    scale: Vec<f32>,
+    mean: Vec<f32>,
+    slope: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Slopes {
+    /// `None` if f32 does not hold them.
+    fn new(
+        part: &Walk,
+        table: &Table,
+        weight: impl Fn(usize) -> f64,
+        terms: Option<&MeanTerms>,
+    ) -> Option<Slopes> {
+        let stats = part.stats();
+        let [level, scale, mean, slope, shift] = [0; 5].map(|_| Vec::with_capacity(stats.len()));
+        let mut slopes = Slopes { first: stats.start, level, scale, mean, slope, shift };
+        for stat in stats {
+            let [mean, rstd] = table.of(stat);
+            let weight = weight(stat);
+            let [mean_u, mean_u_xhat] = terms.map_or([0.0; 2], |terms| terms.of(stat));
+            // dx = (u − mean_u − xhat · mean_u_xhat) · rstd with u = weight · g. The level is taken off g
+            // first: the difference may be small.
+            let level = if weight == 0.0 { 0.0 } else { (mean_u / weight) as f32 };
+            let scale = weight * rstd;
+            let slope = -rstd * rstd * mean_u_xhat;
+            let rest = (mean_u - f64::from(level) * weight) * rstd;
+            let shift = -(mean - f64::from(mean as f32)) * slope - rest;
+            let all = [f64::from(level), scale, mean, slope, shift];
+            // As in lines: what is no number stays in its group.
+            let all = if all.iter().all(|v| v.is_finite()) { all } else { [f64::NAN; 5] };
+            let holds = is_safe(scale) && is_safe(slope) && shift.abs() < 1e30;
+            if !(holds || all[0].is_nan()) {
+                return None;
+            }
+            let Slopes { level, scale, mean, slope, shift, .. } = &mut slopes;
+            for (to, v) in [level, scale, mean, slope, shift].into_iter().zip(all) {
+                to.push(v as f32);
+            }
+        }
+        Some(slopes)
+    }
+}
+
+struct Write<'a, 'o, T> {
+    operands: &'a Operands<'a, T>,
+    part: &'a Walk,
+    slopes: &'a Slopes,
+    constant: bool,
+    outputs: &'a mut Outputs<'o, T>,
+}
+
+impl<T: Element> Work for Write<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Write { operands, part, slopes, constant, outputs } = self;
+        let [mut x_tile, mut z_tile, mut g_tile, mut dx_tile] = [EMPTY_TILE; 4];
+        for whole in part.runs(usize::MAX) {
+            let stream = operands.plan().streams(whole.len);
+            let longest = operands.longest().min(whole.len);
+            for start in (0..whole.len).step_by(longest) {
+                let run = whole.part(start, longest.min(whole.len - start));
+                let at = run.at.data - part.base.data;
+                let g = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
+                if let Some(daddend) = &mut outputs.daddend {
+                    let y = &mut daddend[at..];
+                    match as_f32_mut(&mut *y) {
+                        Some(y) => {
+                            let sink = Sink { y, len: run.len, stream, ahead: 0 };
+                            sink.fill(simd, g, [], &Itself);
+                        }
+                        None => narrow(&g[..run.len], &mut y[..run.len]),
+                    }
+                }
+                let x = operands.x(&run, &mut x_tile);
+                let y = &mut outputs.dx[at..];
+                match as_f32_mut(&mut *y) {
+                    Some(y) => {
+                        let sink = Sink { y, len: run.len, stream, ahead: 0 };
+                        input_gradient(simd, operands, slopes, &run, constant, x, g, sink);
+                    }
+                    None => {
+                        let sink = Sink { y: &mut dx_tile, len: run.len, stream: false, ahead: 0 };
+                        input_gradient(simd, operands, slopes, &run, constant, x, g, sink);
+                        narrow(&dx_tile[..run.len], &mut y[..run.len]);
+                    }
+                }
+            }
+        }
+        finish_stream();
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one call, in two forms")]
+fn input_gradient<T: Element, S: Simd>(
+    simd: S,
+    operands: &Operands<'_, T>,
+    slopes: &Slopes,
+    run: &Run,
+    constant: bool,
+    x: &[f32],
+    g: &[f32],
+    sink: Sink<'_>,
+) {
+    let stat = run.at.stat - slopes.first;
+    let inside = operands.plan().inside();
+    if run.step.stat == 1 {
+        let Slopes { level, scale, mean, slope, shift, .. } = slopes;
+        if constant {
+            return sink.fill(simd, g, [&scale[stat..]], &Product);
+        }
+        let tables =
+            [g, &level[stat..], &scale[stat..], &mean[stat..], &slope[stat..], &shift[stat..]];
+        return sink.fill(simd, x, tables, &EachSlope);
+    }
+    let mut slope = Slope {
+        level: slopes.level[stat],
+        scale: slopes.scale[stat],
+        mean: slopes.mean[stat],
+        slope: slopes.slope[stat],
+        shift: slopes.shift[stat],
+    };
+    match inside {
+        Some([weight, _]) if run.step.param == 1 => {
+            let weight = &weight[run.at.param..];
+            match constant {
+                true => sink.fill(simd, g, [weight], &ScaledProduct(slope.scale)),
+                false => sink.fill(simd, x, [g, weight], &slope),
+            }
+        }
+        _ => {
+            if let Some([weight, _]) = inside {
+                let weight = weight[run.at.param];
+                if weight == 0.0 {
+                    slope.shift -= slope.level * slope.scale;
+                    slope.level = 0.0;
+                } else {
+                    slope.level /= weight;
+                }
+                slope.scale *= weight;
+            }
+            match constant {
+                true => sink.fill(simd, g, [], &Scaled(slope.scale)),
+                false => sink.fill(simd, x, [g], &slope),
+            }
+        }
+    }
+}
+
+struct Scaled(f32);
+
+impl Map<0> for Scaled {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, g: S::f32s, _: [S::f32s; 0]) -> S::f32s {
+        simd.mul_f32s(g, simd.splat_f32s(self.0))
+    }
+}
+
+struct ScaledProduct(f32);
+
+impl Map<1> for ScaledProduct {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, g: S::f32s, [weight]: [S::f32s; 1]) -> S::f32s {
+        simd.mul_f32s(simd.mul_f32s(g, weight), simd.splat_f32s(self.0))
+    }
+}
+
+/// A slope that is the same along a run.
+struct Slope {
+    level: f32,
+    scale: f32,
+    mean: f32,
+    slope: f32,
+    shift: f32,
+}
+
+/// Of g.
+impl Map<1> for Slope {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [g]: [S::f32s; 1]) -> S::f32s {
+        let all = [self.level, self.scale, self.mean, self.slope, self.shift];
+        let [level, scale, mean, slope, shift] = splat(simd, all);
+        EachSlope.of(simd, x, [g, level, scale, mean, slope, shift])
+    }
+}
+
+/// Of g times the weight.
+impl Map<2> for Slope {
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [g, weight]: [S::f32s; 2]) -> S::f32s {
+        Map::<1>::of(self, simd, x, [simd.mul_f32s(g, weight)])
+    }
+}
+
+#[inline(always)]
+fn splat<S: Simd, const K: usize>(simd: S, values: [f32; K]) -> [S::f32s; K] {
+    let mut all = [simd.splat_f32s(0.0); K];
+    for k in 0..K {
+        all[k] = simd.splat_f32s(values[k]);
+    }
+    all
+}
+
+/// A slope of each element.
+struct EachSlope;
+
+impl Map<6> for EachSlope {
+    #[inline(always)]
+    fn of<S: Simd>(
+        &self,
+        simd: S,
+        x: S::f32s,
+        [g, level, scale, mean, slope, shift]: [S::f32s; 6],
+    ) -> S::f32s {
+        let line = simd.mul_add_e_f32s(simd.sub_f32s(x, mean), slope, shift);
+        simd.mul_add_e_f32s(simd.sub_f32s(g, level), scale, line)
+    }
+}

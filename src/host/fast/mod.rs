@@ -1,0 +1,13 @@
+//! The usual cases in f32 lanes: no mask, elements of at most 32 bits, numbers whose squares f32 holds.
+//! The rest is left, block by block or group by group, to the loops in f64 around this folder.
+
+mod apply;
+mod grads;
+mod lanes;
+mod rows;
+mod stats;
+
+pub(super) use apply::Plan;
+pub(super) use grads::{block_sums, write as write_gradients};
+pub(super) use rows::forward;
+pub(super) use stats::moments;
