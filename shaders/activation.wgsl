@@ -1,6 +1,5 @@
 // The activations and their derivatives. All keep NaN.
 
-override ADDEND: bool = false; // added before the activation
 override ACTIVATION: u32 = 0u; // 0 none, 1 ReLU, 2 leaky ReLU, 3 SiLU, 4 GELU, 5 GELU by tanh, 6 tanh, 7 sigmoid
 
 // Where a value is NaN, by its bits.

@@ -6,6 +6,7 @@
 @group(0) @binding(2) var<storage, read_write> y: array<atomic<u32>>;
 @group(0) @binding(3) var<storage, read> addend: array<u32>;
 @group(0) @binding(9) var<storage, read> dy: array<u32>;
+@group(0) @binding(15) var<storage, read_write> gradient: array<atomic<u32>>;
 
 // Positions in the row of the elements of a lane's step.
 fn positions(step: u32, lane: u32) -> vec4<u32> {
@@ -50,4 +51,20 @@ fn store_y(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
   if p.y < end { store_half(i.y, bits.y); }
   if p.z < end { store_half(i.z, bits.z); }
   if p.w < end { store_half(i.w, bits.w); }
+}
+
+fn store_half_of_gradient(i: u32, bits: u32) {
+  let shift = (i % 2u) * 16u;
+  atomicAnd(&gradient[i / 2u], ~(0xffffu << shift));
+  atomicOr(&gradient[i / 2u], bits << shift);
+}
+
+// The same of the addend's gradient.
+fn store_gradient(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
+  let i = index + task.param_base.z;
+  let bits = narrow(v);
+  if p.x < end { store_half_of_gradient(i.x, bits.x); }
+  if p.y < end { store_half_of_gradient(i.y, bits.y); }
+  if p.z < end { store_half_of_gradient(i.z, bits.z); }
+  if p.w < end { store_half_of_gradient(i.w, bits.w); }
 }

@@ -5,6 +5,7 @@
 @group(0) @binding(2) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> addend: array<vec2<u32>>;
 @group(0) @binding(9) var<storage, read> dy: array<vec2<u32>>;
+@group(0) @binding(15) var<storage, read_write> gradient: array<vec2<u32>>;
 
 // Positions in the row of the elements of a lane's step.
 fn positions(step: u32, lane: u32) -> vec4<u32> {
@@ -13,6 +14,11 @@ fn positions(step: u32, lane: u32) -> vec4<u32> {
 
 fn unpack(words: vec2<u32>) -> vec4<f32> {
   return widen(vec4(words.x & 0xffffu, words.x >> 16u, words.y & 0xffffu, words.y >> 16u));
+}
+
+fn pack(v: vec4<f32>) -> vec2<u32> {
+  let bits = narrow(v);
+  return vec2(bits.x | (bits.y << 16u), bits.z | (bits.w << 16u));
 }
 
 fn load_x(index: vec4<u32>) -> vec4<f32> {
@@ -34,7 +40,13 @@ fn load_dy(index: vec4<u32>) -> vec4<f32> {
 // Writes the elements that lie before `end`.
 fn store_y(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
   if p.x < end {
-    let bits = narrow(v);
-    y[(index.x + task.base.y) / 4u] = vec2(bits.x | (bits.y << 16u), bits.z | (bits.w << 16u));
+    y[(index.x + task.base.y) / 4u] = pack(v);
+  }
+}
+
+// The same of the addend's gradient.
+fn store_gradient(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
+  if p.x < end {
+    gradient[(index.x + task.param_base.z) / 4u] = pack(v);
   }
 }

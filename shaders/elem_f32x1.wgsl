@@ -5,6 +5,7 @@
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> addend: array<f32>;
 @group(0) @binding(9) var<storage, read> dy: array<f32>;
+@group(0) @binding(15) var<storage, read_write> gradient: array<f32>;
 
 // Positions in the row of the elements of a lane's step.
 fn positions(step: u32, lane: u32) -> vec4<u32> {
@@ -37,4 +38,13 @@ fn store_y(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
   if p.y < end { y[i.y] = v.y; }
   if p.z < end { y[i.z] = v.z; }
   if p.w < end { y[i.w] = v.w; }
+}
+
+// The same of the addend's gradient.
+fn store_gradient(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
+  let i = index + task.param_base.z;
+  if p.x < end { gradient[i.x] = v.x; }
+  if p.y < end { gradient[i.y] = v.y; }
+  if p.z < end { gradient[i.z] = v.z; }
+  if p.w < end { gradient[i.w] = v.w; }
 }

@@ -5,6 +5,7 @@
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> addend: array<vec4<f32>>;
 @group(0) @binding(9) var<storage, read> dy: array<vec4<f32>>;
+@group(0) @binding(15) var<storage, read_write> gradient: array<vec4<f32>>;
 
 // Positions in the row of the elements of a lane's step.
 fn positions(step: u32, lane: u32) -> vec4<u32> {
@@ -31,5 +32,12 @@ fn load_dy(index: vec4<u32>) -> vec4<f32> {
 fn store_y(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
   if p.x < end {
     y[(index.x + task.base.y) / 4u] = v;
+  }
+}
+
+// The same of the addend's gradient.
+fn store_gradient(index: vec4<u32>, p: vec4<u32>, end: u32, v: vec4<f32>) {
+  if p.x < end {
+    gradient[(index.x + task.param_base.z) / 4u] = v;
   }
 }

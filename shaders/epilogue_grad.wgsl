@@ -1,5 +1,5 @@
-// epilogue_grad: the addend's gradient, dy · act'(preactivation); 0 where the mask counts nothing.
-// group(0): task · x · y (written) · addend · weight · bias · moments · dy · mask
+// epilogue_grad: the addend's gradient alone, for devices that bind too few buffers to write it on the way.
+// group(0): task · x · addend · weight · bias · moments · dy · mask · gradient (written)
 // host twin: src/host/grads.rs
 
 @compute @workgroup_size(WG)
@@ -14,8 +14,6 @@ fn epilogue_grad(
   for (var step = 0u; step < steps; step++) {
     let p = positions(step, row.lane);
     let i = elements(row, p);
-    var g = gradient_at(row, p, i, xhat_of(row, p, load_x(i), whole));
-    if MASKED { g = keep(g, row, p); }
-    store_y(i, p, row.end, g);
+    write_daddend(row, p, i, gradient_at(row, p, i, xhat_of(row, p, load_x(i), whole)));
   }
 }

@@ -36,7 +36,5 @@ fn gradient_at(row: Row, p: vec4<u32>, i: vec4<u32>, xhat: vec4<f32>) -> vec4<f3
   if ACTIVATION == 0u {
     return dy;
   }
-  var v = xhat * load_weight(row, p) + load_bias(row, p);
-  if ADDEND { v += load_addend(i); }
-  return dy * derivative(v);
+  return dy * derivative(plus_addend(xhat * load_weight(row, p) + load_bias(row, p), i));
 }

@@ -1,6 +1,6 @@
 // input_grad: dx = rstd · (γg - Σγg/n - xhat · Σγg·xhat/n), without the sums where statistics are constants, and
 // without the first where nothing is centered.
-// group(0): task · x · y (dx, written) · addend · weight · bias · moments (unless CONSTANT paired with sums) · dy · mask
+// group(0): task · x · y (dx, written) · weight · bias · moments (unless CONSTANT paired with sums) · dy · mask
 // host twin: src/host/grads.rs
 
 override CONSTANT: bool = false;
@@ -23,10 +23,11 @@ fn input_grad(
   for (var step = 0u; step < steps; step++) {
     let p = positions(step, row.lane);
     let i = elements(row, p);
-    let xhat = xhat_of(row, p, load_x(i), whole);
+    var xhat = vec4(0.0);
+    if !CONSTANT || ACTIVATION != 0u { xhat = xhat_of(row, p, load_x(i), whole); }
     let g = gradient_at(row, p, i, xhat) * load_weight(row, p);
-    var dx = whole.z * ((g - means.x) - xhat * means.y);
-    if CONSTANT { dx = whole.z * g; }
+    var dx = whole.z * g;
+    if !CONSTANT { dx = whole.z * ((g - means.x) - xhat * means.y); }
     if MASKED { dx = keep(dx, row, p); }
     store_y(i, p, row.end, dx);
   }

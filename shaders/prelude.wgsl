@@ -14,7 +14,7 @@ struct Task {
   span: vec4<u32>,    // first group, first slice, slices per group in this dispatch, rows in all
   slicing: vec4<u32>, // slices per group in all, elements of a slice, elements of a group, partials per statistic
   base: vec4<u32>,    // added to an index to find it in the binding of x, y, addend, dy
-  param_base: vec4<u32>, // the same for weight, bias
+  param_base: vec4<u32>, // the same for weight, bias, gradient; and how many rows a row of lanes takes in turn
   scalars: vec4<f32>, // eps, momentum, 1 - momentum, slope of a leaky ReLU
   style: vec4<f32>,   // factor of weight, factor of bias, subtracted from a count to divide m2 by, unused
 }
@@ -40,14 +40,19 @@ struct Row {
 }
 
 fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, invocation: u32) -> Row {
+  // The grid is folded: WebGPU allows 65535 workgroups per dimension.
+  return row_at(workgroup.x + workgroup.y * grid.x, invocation);
+}
+
+// A lane's row, of the `block`th ROWS rows.
+fn row_at(block: u32, invocation: u32) -> Row {
   var row = invocation / LANES;
   var lane = invocation % LANES;
   if COLUMNS {
     row = invocation % ROWS;
     lane = invocation / ROWS;
   }
-  // The grid is folded: WebGPU allows 65535 workgroups per dimension.
-  let item = (workgroup.x + workgroup.y * grid.x) * ROWS + row;
+  let item = block * ROWS + row;
   var group = item / task.span.z;
   var slice = item % task.span.z;
   if COLUMNS {

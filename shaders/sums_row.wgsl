@@ -1,6 +1,7 @@
 // sums_row: the count, Σg and Σg·xhat of one slice of a group, g times the weight when WEIGHTED.
 // Sums of 16 blocks of 16 values each are added up apart, so that a long walk loses no more than a short one.
-// group(0): task · x · addend · weight · bias · moments · dy · sums (written) · mask
+// Writes the addend's gradient on the way, where that is wanted.
+// group(0): task · x · addend · weight · bias · moments · dy · sums (written) · mask, and gradient (written)
 // host twin: src/host/grads.rs
 
 override WEIGHTED: bool = false;
@@ -12,6 +13,7 @@ fn products(row: Row, step: u32, whole: vec3<f32>) -> vec3<f32> {
   let i = elements(row, p);
   let xhat = xhat_of(row, p, load_x(i), whole);
   var g = gradient_at(row, p, i, xhat);
+  write_daddend(row, p, i, g);
   if WEIGHTED { g *= load_weight(row, p); }
   return vec3(sum4(keep(vec4(1.0), row, p)), sum4(keep(g, row, p)), sum4(keep(g * xhat, row, p)));
 }

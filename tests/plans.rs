@@ -9,8 +9,15 @@ use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
 };
 
-const WEBGPU: Caps =
-    Caps { lanes: 256, max_binding: 128 << 20, max_grid: 65535, offset_alignment: 256 };
+const WEBGPU: Caps = Caps {
+    lanes: 256,
+    max_binding: 128 << 20,
+    max_grid: 65535,
+    offset_alignment: 256,
+    storage_buffers: 8,
+};
+/// What all kernels together need.
+const ROOMY: Caps = Caps { storage_buffers: 10, ..WEBGPU };
 
 fn problem(view: View) -> Problem {
     Problem {
@@ -234,33 +241,103 @@ fn sixteen_bits_are_taken_four_at_a_time_from_half_the_offset() {
 }
 
 #[test]
-fn backward_reduces_once_where_parameters_are_constant_in_a_group() {
+fn backward_of_groups_that_fit_reads_once() {
     use Kernel::*;
     for kind in [0, 1, 2, 3] {
         let plan = backward(&problem(view(kind, [2, 3, 64])));
+        assert_eq!(kernels(&plan), [GradRow, GatherParams], "{kind}");
+    }
+    // GroupNorm's parameters vary within groups, from channel to channel.
+    for kind in [4, 5] {
+        let plan = backward(&problem(view(kind, [2, 3, 64])));
+        assert_eq!(kernels(&plan), [GradRow, SumsRow, GatherParams], "{kind}");
+        assert!(plan.stages[1].overrides.stats_inside, "{kind}");
+    }
+    // LayerNorm's are those of a position: summed on the way, if there are enough rows.
+    let few = backward(&problem(view(6, [2, 3, 64])));
+    assert_eq!(kernels(&few), [GradRow, SumsRow, GatherParams]);
+    let rows = backward(&problem(view(6, [100, 41, 768])));
+    assert_eq!(kernels(&rows), [GradRow, GatherParams]);
+    let [first, gather] = &rows.stages[..] else { unreachable!() };
+    assert!(first.overrides.column_sums && !first.overrides.save);
+    // Four rows side by side, eight times one after the other.
+    assert_eq!((first.overrides.rows, first.task.param_base[3]), (4, 8));
+    let strips = 4100u32.div_ceil(32);
+    assert_eq!(first.workgroups, [strips, 1, 1]);
+    assert_eq!(
+        (gather.task.view.extent[..2].to_vec(), gather.task.span[3]),
+        (vec![strips, 768], 768)
+    );
+    assert_eq!(rows.partials, u64::from(strips) * 768 * 16);
+    // Registers do not hold sums beside longer rows.
+    let long = backward(&problem(view(6, [100, 41, 8000])));
+    assert_eq!(kernels(&long), [GradRow, SumsRow, GatherParams]);
+    // Rows of one element share their one parameter.
+    let one = backward(&problem(view(6, [2, 3, 1])));
+    assert_eq!(kernels(&one), [GradRow, SumsRow, GatherParams]);
+    // Given sums need no reduction of x.
+    let wants = Wants { given_sums: true, ..Wants::default() };
+    let given = instance_norm(2, 3, 64);
+    let given = Plan::backward(&given, &WEBGPU, &Offsets::default(), wants).unwrap();
+    assert_eq!(kernels(&given), [GatherSums, InputGrad]);
+}
+
+#[test]
+fn backward_reduces_once_where_parameters_are_constant_in_a_long_group() {
+    use Kernel::*;
+    for kind in [0, 1, 2, 3] {
+        let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
         assert_eq!(kernels(&plan), [SumsRow, GatherParams, GatherSums, InputGrad], "{kind}");
     }
     for kind in [4, 5, 6] {
-        let plan = backward(&problem(view(kind, [2, 3, 64])));
+        let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
         let all = [SumsRow, GatherSums, SumsRow, GatherParams, InputGrad];
         assert_eq!(kernels(&plan), all, "{kind}");
         assert!(plan.stages[2].overrides.stats_inside, "{kind}");
     }
-    // Rows of one element share their one parameter.
-    let one = backward(&problem(view(6, [2, 3, 1])));
-    assert_eq!(kernels(&one), [SumsRow, GatherSums, SumsRow, GatherParams, InputGrad]);
-    // Constants: no sums for dx. Without parameters: none for them.
-    let mut constant = running(instance_norm(2, 3, 64));
-    assert_eq!(kernels(&backward(&constant)), [SumsRow, GatherParams, InputGrad]);
-    (constant.weight, constant.bias) = (false, false);
-    let none = Plan::backward(&constant, &WEBGPU, &Offsets::default(), Wants::default()).unwrap();
+}
+
+#[test]
+fn backward_behind_constants_needs_no_sums_for_dx() {
+    use Kernel::*;
+    let constant = |s| running(instance_norm(2, 3, s));
+    assert_eq!(kernels(&backward(&constant(64))), [GradRow, GatherParams]);
+    assert!(backward(&constant(64)).stages[0].overrides.constant);
+    let long = backward(&constant(64 << 10));
+    assert_eq!(kernels(&long), [SumsRow, GatherParams, InputGrad]);
+    // dx is then made of dy alone.
+    assert_eq!(long.stages[2].operands[0], Operand::Absent);
+    let none = Problem { weight: false, bias: false, ..constant(64) };
+    let none = Plan::backward(&none, &WEBGPU, &Offsets::default(), Wants::default()).unwrap();
     assert_eq!(kernels(&none), [InputGrad]);
-    // An activation's derivative is computed on the way, but for the addend's own gradient.
-    let mut relu = instance_norm(2, 3, 64);
-    relu.activation = Activation::Relu;
-    assert_eq!(kernels(&backward(&relu)), [SumsRow, GatherParams, GatherSums, InputGrad]);
-    relu.addend = true;
-    assert_eq!(kernels(&backward(&relu))[0], EpilogueGrad);
+}
+
+/// An activation's derivative is computed on the way; the addend's gradient is it, where the device
+/// binds enough buffers. Everything after reads that gradient.
+#[test]
+fn the_addends_gradient_is_written_on_the_way() {
+    use Kernel::*;
+    let relu =
+        |s, addend| Problem { activation: Activation::Relu, addend, ..instance_norm(2, 3, s) };
+    let on = |problem: &Problem, caps| {
+        let wants = Wants { weight: true, bias: true, ..Wants::default() };
+        Plan::backward(problem, caps, &Offsets::default(), wants).unwrap()
+    };
+    assert_eq!(kernels(&on(&relu(64, false), &WEBGPU)), [GradRow, GatherParams]);
+    assert_eq!(kernels(&on(&relu(64, true), &ROOMY)), [GradRowAddend, GatherParams]);
+    let few = on(&relu(64, true), &WEBGPU);
+    assert_eq!(kernels(&few), [EpilogueGrad, GradRow, GatherParams]);
+    let long = relu(64 << 10, true);
+    let roomy = on(&long, &ROOMY);
+    assert_eq!(kernels(&roomy), [SumsRowAddend, GatherParams, GatherSums, InputGrad]);
+    let long = on(&long, &WEBGPU);
+    assert_eq!(kernels(&long), [EpilogueGrad, SumsRow, GatherParams, GatherSums, InputGrad]);
+    for (plan, first) in [(&few, EpilogueGrad), (&roomy, SumsRowAddend), (&long, EpilogueGrad)] {
+        for stage in plan.stages.iter().filter(|stage| stage.kernel != first) {
+            assert_eq!((stage.overrides.activation, stage.overrides.addend), (0, false));
+            assert!(!stage.operands.contains(&Operand::Dy));
+        }
+    }
 }
 
 /// The elements that a dispatch touches, as `row_of` and `elements` in the shaders find them, from
@@ -320,7 +397,9 @@ fn check(
         prop_assert!(o.wg.is_power_of_two() && o.wg <= caps.lanes && o.wg % o.rows == 0);
         let [width, height, _] = stage.workgroups;
         let items = u64::from(stage.task.span[3]);
-        prop_assert!(u64::from(width) * u64::from(height) * u64::from(o.rows) >= items);
+        let turns = u64::from(stage.task.param_base[3].max(1));
+        prop_assert!(u64::from(width) * u64::from(height) * u64::from(o.rows) * turns >= items);
+        prop_assert!(stage.kernel.bindings().len() <= caps.storage_buffers as usize);
         if stage.kernel == Kernel::GatherParams {
             // Each parameter is one row's, however many groups share it.
             let axes = problem.view.extent.iter().zip(problem.view.param);
@@ -332,23 +411,29 @@ fn check(
         }
         let (window, len) = (stage.window, stage.task.slicing[2]);
         let end = window.first + window.len;
-        for (index, role, offset) in
-            [(0, Role::X, offsets.x), (1, Role::Y, offsets.y), (3, Role::Dy, offsets.dy)]
-        {
+        let [x, y, addend, dy] = stage.task.base;
+        for (base, role, offset) in [
+            (x, Role::X, offsets.x),
+            (y, Role::Y, offsets.y),
+            (addend, Role::Addend, offsets.addend),
+            (dy, Role::Dy, offsets.dy),
+            (stage.task.param_base[2], Role::Gradient, 0),
+        ] {
             let at = stage.kernel.bindings().iter().position(|(bound, _)| *bound == role);
-            let Some(at) = at else { continue };
+            let bound = at.filter(|&at| stage.operands[at] != Operand::Absent);
+            let Some(at) = bound else { continue };
             let offset = if stage.operands[at] == Operand::Gradient { 0 } else { offset };
             let begin = offset + u64::from(window.first) * size;
             let binding = begin - begin % caps.offset_alignment;
             prop_assert!(begin - binding + u64::from(window.len) * size <= caps.max_binding);
             // The binding's element 0 is the operand's element `-base`.
-            let element = window.first.wrapping_add(stage.task.base[index]);
+            let element = window.first.wrapping_add(base);
             prop_assert_eq!(u64::from(element) * size, begin - binding);
             if stage.access.is_by_four() {
-                prop_assert!(stage.task.base[index].is_multiple_of(4));
+                prop_assert!(base.is_multiple_of(4));
             }
         }
-        if stage.kernel == Kernel::NormRow {
+        if o.tile > 0 {
             let lanes = o.wg / o.rows;
             prop_assert!(lanes * o.tile * 4 >= len, "{lanes} lanes of {} for {len}", o.tile);
         }
@@ -389,7 +474,8 @@ proptest! {
         max_grid in prop_oneof![Just(40_000u32), Just(65535)],
         alignment in prop_oneof![Just(32u64), Just(256)],
         offsets in (0u64..100, 0u64..100),
-        [eval, update, relu, half, masked] in any::<[bool; 5]>(),
+        [eval, update, relu, addend, half, masked] in any::<[bool; 6]>(),
+        storage_buffers in 8u32..11,
     ) {
         let c = if s > 5000 { c.min(4) } else { c };
         let mut problem = problem(view(kind, [n, c, s]));
@@ -397,6 +483,7 @@ proptest! {
             problem.dtype = DType::F16;
         }
         problem.masked = masked && kind < 4;
+        problem.addend = addend;
         if relu {
             problem.activation = Activation::Relu;
         }
@@ -412,7 +499,8 @@ proptest! {
             problem.update = None;
         }
         let max_binding = max_binding & !255;
-        let caps = Caps { lanes, max_binding, max_grid, offset_alignment: alignment };
+        let offset_alignment = alignment;
+        let caps = Caps { lanes, max_binding, max_grid, offset_alignment, storage_buffers };
         let (x, y) = (offsets.0 * 4, offsets.1 * 4);
         let offsets = Offsets { x, y, dy: x, ..Offsets::default() };
         let wants = Wants { weight: true, bias: true, ..Wants::default() };

@@ -1,7 +1,7 @@
 //! The shaders of the kernels: source, entry point, constants. Layouts and bind groups derive from
 //! [`Kernel::bindings`], and a test holds that table against what naga reflects.
 
-use crate::plan::{Access, Kernel, Overrides};
+use crate::plan::{Access, Kernel, Overrides, Role};
 
 macro_rules! wgsl {
     ($name:literal) => {
@@ -19,8 +19,9 @@ impl Kernel {
             Kernel::GatherMoments => "gather_moments",
             Kernel::UpdateRunning => "update_running",
             Kernel::CountStep => "count_step",
+            Kernel::GradRow | Kernel::GradRowAddend => "grad_row",
             Kernel::EpilogueGrad => "epilogue_grad",
-            Kernel::SumsRow => "sums_row",
+            Kernel::SumsRow | Kernel::SumsRowAddend => "sums_row",
             Kernel::GatherSums => "gather_sums",
             Kernel::GatherParams => "gather_params",
             Kernel::InputGrad => "input_grad",
@@ -37,8 +38,7 @@ impl Kernel {
 
     /// Whether `weight` and `bias` are looked up through strides.
     fn has_affine(self) -> bool {
-        use Kernel::*;
-        matches!(self, NormRow | Apply | EpilogueGrad | SumsRow | GatherSums | InputGrad)
+        self.has_epilogue() || self == Kernel::GatherSums
     }
 
     /// Whether it computes what lies behind the affine part, or its derivative.
@@ -49,7 +49,11 @@ impl Kernel {
     /// Whether it reads saved moments to compute gradients.
     fn has_gradient(self) -> bool {
         use Kernel::*;
-        matches!(self, EpilogueGrad | SumsRow | InputGrad)
+        matches!(self, GradRow | GradRowAddend | EpilogueGrad | SumsRow | SumsRowAddend | InputGrad)
+    }
+
+    fn binds(self, role: Role) -> bool {
+        self.bindings().iter().any(|&(bound, _)| bound == role)
     }
 
     /// The WGSL of the module: files put one after another, nothing generated.
@@ -70,8 +74,21 @@ impl Kernel {
             files.push(wgsl!("affine"));
         }
         if self.has_epilogue() {
-            let use_of = if self.has_gradient() { wgsl!("gradient") } else { wgsl!("epilogue") };
-            files.extend([wgsl!("activation"), use_of]);
+            let pick = |condition, yes, no| if condition { yes } else { no };
+            files.extend([
+                wgsl!("activation"),
+                pick(self.binds(Role::Addend), wgsl!("addend"), wgsl!("addend_none")),
+            ]);
+            if self.has_gradient() {
+                files.push(wgsl!("gradient"));
+                files.push(pick(
+                    self.binds(Role::Gradient),
+                    wgsl!("daddend"),
+                    wgsl!("daddend_none"),
+                ));
+            } else {
+                files.push(wgsl!("epilogue"));
+            }
         }
         files.push(match self {
             Kernel::NormRow => wgsl!("norm_row"),
@@ -80,8 +97,9 @@ impl Kernel {
             Kernel::GatherMoments => wgsl!("gather_moments"),
             Kernel::UpdateRunning => wgsl!("update_running"),
             Kernel::CountStep => wgsl!("count_step"),
+            Kernel::GradRow | Kernel::GradRowAddend => wgsl!("grad_row"),
             Kernel::EpilogueGrad => wgsl!("epilogue_grad"),
-            Kernel::SumsRow => wgsl!("sums_row"),
+            Kernel::SumsRow | Kernel::SumsRowAddend => wgsl!("sums_row"),
             Kernel::GatherSums => wgsl!("gather_sums"),
             Kernel::GatherParams => wgsl!("gather_params"),
             Kernel::InputGrad => wgsl!("input_grad"),
@@ -112,7 +130,10 @@ impl Kernel {
             constants.push(("INSIDE", flag(o.inside)));
         }
         if self.has_epilogue() {
-            constants.extend([("ADDEND", flag(o.addend)), ("ACTIVATION", f64::from(o.activation))]);
+            constants.push(("ACTIVATION", f64::from(o.activation)));
+        }
+        if self.binds(Role::Addend) {
+            constants.push(("ADDEND", flag(o.addend)));
         }
         if self.has_gradient() {
             constants.push(("STATS_INSIDE", flag(o.stats_inside)));
@@ -124,13 +145,21 @@ impl Kernel {
             Kernel::NormRow => {
                 constants.extend([("TILE", f64::from(o.tile)), ("SAVE", flag(o.save))]);
             }
+            Kernel::GradRow | Kernel::GradRowAddend => constants.extend([
+                ("TILE", f64::from(o.tile)),
+                ("SAVE", flag(o.save)),
+                ("CONSTANT", flag(o.constant)),
+                ("COLUMN_SUMS", flag(o.column_sums)),
+            ]),
             Kernel::Apply | Kernel::GatherMoments => constants.push(("RUNNING", flag(o.running))),
             Kernel::UpdateRunning => constants
                 .extend([("CUMULATIVE", flag(o.cumulative)), ("UNBIASED", flag(o.unbiased))]),
             Kernel::GatherParams | Kernel::MergeEntries | Kernel::MixRows => {
                 constants.push(("ACCUMULATE", flag(o.accumulate)));
             }
-            Kernel::SumsRow => constants.push(("WEIGHTED", flag(o.weighted))),
+            Kernel::SumsRow | Kernel::SumsRowAddend => {
+                constants.push(("WEIGHTED", flag(o.weighted)));
+            }
             Kernel::InputGrad => constants.push(("CONSTANT", flag(o.constant))),
             _ => {}
         }
@@ -148,7 +177,10 @@ impl Kernel {
                 | GatherMoments
                 | UpdateRunning
                 | CountStep
+                | GradRow
+                | GradRowAddend
                 | SumsRow
+                | SumsRowAddend
                 | GatherSums
                 | GatherParams
         );
@@ -162,7 +194,7 @@ mod tests {
         STORAGE_BUFFERS, caps_of, device::Device, pipelines::PipelineCache, pipelines::PipelineKey,
     };
     use super::*;
-    use crate::plan::{Keep, Offsets, Plan, Role, Small, Wants};
+    use crate::plan::{Caps, Keep, Offsets, Plan, Small, Wants};
     use crate::{Activation, DType, Estimator, Momentum, Problem, RunningUpdate, View};
     use naga::valid::{Capabilities, GlobalUse, ValidationFlags, Validator};
     use naga::{AddressSpace, StorageAccess};
@@ -207,8 +239,10 @@ mod tests {
             for access in Access::ALL {
                 assert_eq!(tabled(kernel), reflected(&kernel.source(access)), "{kernel:?}");
             }
+            // The planner asks before it takes one that binds more than every device does.
             let storage = kernel.bindings().len() as u32;
-            assert!(storage <= STORAGE_BUFFERS, "{kernel:?} binds {storage} buffers");
+            let optional = matches!(kernel, Kernel::GradRowAddend | Kernel::SumsRowAddend);
+            assert!(storage <= STORAGE_BUFFERS || optional, "{kernel:?} binds {storage} buffers");
         }
         // The comparison can fail.
         assert_ne!(tabled(Kernel::Apply), reflected(&Kernel::NormRow.source(Access::F32x1)));
@@ -222,8 +256,18 @@ mod tests {
     /// wgpu's own checks of layouts and pipelines, at WebGPU's base limits. Nothing runs.
     #[test]
     fn the_noop_device_accepts_every_kernel() {
-        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
-        let caps = caps_of(&device.limits()).expect("base limits are enough");
+        // All that its own kernels bind, and what every device has.
+        let most = Kernel::ALL.map(|kernel| kernel.bindings().len() as u32);
+        let required_limits = wgpu::Limits {
+            max_storage_buffers_per_shader_stage: most.into_iter().fold(0, u32::max),
+            ..wgpu::Limits::default()
+        };
+        let (device, queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor {
+            required_limits,
+            ..wgpu::DeviceDescriptor::default()
+        });
+        let most = caps_of(&device.limits()).expect("base limits are enough");
+        let least = Caps { storage_buffers: STORAGE_BUFFERS, ..most };
         let device = Device::foreign(&device, &queue);
         let (cache, mut seen) = (PipelineCache::default(), Vec::new());
         let (momentum, estimator) = (Momentum::Cumulative, Estimator::Biased);
@@ -253,13 +297,17 @@ mod tests {
                 ..Problem::new(view, dtype, 1e-5)
             };
             let wants = Wants { weight: true, bias: true, ..Wants::default() };
-            accept(Plan::forward(&problem, &caps, &offsets, Keep::Moments));
-            accept(Plan::backward(&problem, &caps, &offsets, wants));
+            for caps in [&most, &least] {
+                accept(Plan::forward(&problem, caps, &offsets, Keep::Moments));
+                accept(Plan::backward(&problem, caps, &offsets, wants));
+                let plain = Problem { addend: false, masked: false, ..problem };
+                accept(Plan::backward(&plain, caps, &offsets, wants));
+            }
         }
         let tables = Small::StyleTables { entries: 6, eps: 1e-5, estimator };
         let mix = Small::Mix { extent: [2, 3, 4], strides: [4, 1], add: true };
         for small in [Small::Merge { entries: 6, add: false }, tables, mix] {
-            accept(Plan::small(&small, &caps, &offsets));
+            accept(Plan::small(&small, &least, &offsets));
         }
         assert!(Kernel::ALL.iter().all(|kernel| seen.contains(kernel)), "{seen:?}");
     }

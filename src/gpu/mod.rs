@@ -23,7 +23,7 @@ pub(crate) use run::{
     style_gradient, style_tables,
 };
 
-use crate::plan::{Caps, Task};
+use crate::plan::{Caps, Role, Task};
 use crate::{OpenError, RunError};
 use device::Device;
 use memory::Pool;
@@ -34,7 +34,7 @@ use std::{
 };
 use wgpu::BufferUsages as Usage;
 
-/// Most storage bindings of any kernel.
+/// Most storage bindings of the kernels that cannot be done without; WebGPU devices have as many.
 const STORAGE_BUFFERS: u32 = 8;
 /// Bytes of the uniform block.
 const TASK_BYTES: u64 = size_of::<Task>() as u64;
@@ -149,7 +149,7 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
     need("max_compute_workgroup_storage_size", shared.into(), 16)?;
     need("max_uniform_buffer_binding_size", limits.max_uniform_buffer_binding_size, TASK_BYTES)?;
     let bindings = limits.max_bindings_per_bind_group;
-    need("max_bindings_per_bind_group", bindings.into(), u64::from(STORAGE_BUFFERS) + 1)?;
+    need("max_bindings_per_bind_group", bindings.into(), Role::Gradient as u64 + 1)?;
     // Below a few hundred elements a window is all overhead.
     need("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 1 << 12)?;
     need(
@@ -163,5 +163,6 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
         max_binding: limits.max_storage_buffer_binding_size & !255,
         max_grid: limits.max_compute_workgroups_per_dimension,
         offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
+        storage_buffers,
     })
 }

@@ -1,9 +1,10 @@
 //! The planner of the backward pass.
 
-use super::geometry::{ENTRY, Geometry, PLAIN, Pass};
+use super::geometry::{ENTRY, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan, Role, Wants};
 use crate::problem::Problem;
 use crate::{Activation, PlanError, View};
+use smallvec::SmallVec;
 
 impl Problem {
     /// Whether the addend's gradient is a tensor of its own, not dy.
@@ -49,6 +50,17 @@ impl View {
             mask: take(self.mask),
         }
     }
+
+    /// Entries of `len` parameters, in `strips` of all of them.
+    fn of_columns(strips: u32, len: u32) -> View {
+        View {
+            extent: [strips, len, 1, 1],
+            data: [len, 1, 0, 0],
+            param: [0, 1, 0, 0],
+            stat: [0; 4],
+            mask: [0; 4],
+        }
+    }
 }
 
 impl Plan {
@@ -65,31 +77,15 @@ impl Plan {
         if problem.view.extent.contains(&0) {
             return Ok(Plan::default());
         }
+        // What is left of the problem where dy is behind the epilogue already.
+        let behind = Problem { activation: Activation::None, addend: false, ..*problem };
         let mut planner = Planner::new(problem, caps, offsets);
-        planner.addend()?;
-        let needs_sums = !problem.source.is_constant();
-        let wants_params = wants.weight || wants.bias;
-        let one_pass = problem.view.params_follow_groups();
-        let sums_here = needs_sums && !wants.given_sums;
-        let mut parts = 1;
-        if sums_here || (wants_params && one_pass) {
-            // Where each group is one parameter, one reduction serves both.
-            parts = planner.sums(problem.view, problem.view.params_inside())?;
-            if wants_params && one_pass {
-                planner.params(problem.view, parts, wants)?;
+        match planner.registers(wants) {
+            Some((slicing, columns)) => {
+                planner.in_registers(slicing, columns, &behind, wants)?;
             }
+            None => planner.pass_by_pass(&behind, wants)?,
         }
-        if needs_sums {
-            let (parts, from) =
-                if sums_here { (parts, Operand::Partials) } else { (1, Operand::Sums) };
-            planner.gather(parts, from, Operand::Gathered)?;
-        }
-        if wants_params && !one_pass {
-            let view = problem.view.by_parameter();
-            let parts = planner.sums(view, false)?;
-            planner.params(view, parts, wants)?;
-        }
-        planner.input()?;
         planner.finish()
     }
 
@@ -106,7 +102,8 @@ impl Plan {
             return Ok(Plan::default());
         }
         let mut planner = Planner::new(problem, caps, offsets);
-        let parts = planner.sums(problem.view, problem.view.params_inside())?;
+        let inside = problem.view.params_inside();
+        let parts = planner.sums(Kernel::SumsRow, problem.view, inside)?;
         planner.gather(parts, Operand::Partials, Operand::Sums)?;
         planner.finish()
     }
@@ -114,13 +111,15 @@ impl Plan {
 
 struct Planner<'a> {
     geometry: Geometry<'a>,
+    /// The gradient that comes in: dy, or what a dispatch before made of it.
+    dy: Operand,
     plan: Plan,
 }
 
 impl<'a> Planner<'a> {
     fn new(problem: &'a Problem, caps: &'a Caps, offsets: &'a Offsets) -> Self {
         let geometry = Geometry::new(problem, problem.view, caps, offsets);
-        Planner { geometry, plan: Plan::default() }
+        Planner { geometry, dy: Operand::Dy, plan: Plan::default() }
     }
 
     fn finish(self) -> Result<Plan, PlanError> {
@@ -128,29 +127,155 @@ impl<'a> Planner<'a> {
         Ok(self.plan)
     }
 
+    fn problem(&self) -> &'a Problem {
+        self.geometry.problem
+    }
+
+    /// Whether a kernel binds no more than the device does.
+    fn binds(&self, kernel: Kernel) -> bool {
+        kernel.bindings().len() as u32 <= self.geometry.caps.storage_buffers
+    }
+
+    /// From here on the addend's gradient stands for dy.
+    fn go_behind(&mut self, behind: &'a Problem) {
+        if self.problem().has_gradient() {
+            self.dy = Operand::Gradient;
+            self.geometry.problem = behind;
+        }
+    }
+
+    /// How all of it is one dispatch, if it can be and there is more to do than to write dx; and whether
+    /// that dispatch sums up over groups.
+    fn registers(&self, wants: Wants) -> Option<(Slicing, bool)> {
+        let problem = self.problem();
+        let wants_params = wants.weight || wants.bias;
+        let columns = self.geometry.column_sums().filter(|_| wants_params);
+        let with_params =
+            wants_params && (problem.view.params_follow_groups() || columns.is_some());
+        let on_the_way = problem.has_gradient() && self.binds(Kernel::GradRowAddend);
+        let worth = !problem.source.is_constant() || on_the_way || with_params;
+        let slicing = columns.or_else(|| self.geometry.gradient_in_registers())?;
+        (worth && !wants.given_sums).then_some((slicing, columns.is_some()))
+    }
+
+    fn in_registers(
+        &mut self,
+        slicing: Slicing,
+        column_sums: bool,
+        behind: &'a Problem,
+        wants: Wants,
+    ) -> Result<(), PlanError> {
+        if self.problem().has_gradient() && !self.binds(Kernel::GradRowAddend) {
+            self.gradient_apart(behind)?;
+        }
+        let problem = self.problem();
+        let wants_params = wants.weight || wants.bias;
+        let save = wants_params && !column_sums && problem.view.params_follow_groups();
+        let overrides = Overrides {
+            tile: slicing.tile,
+            constant: problem.source.is_constant(),
+            weight: problem.weight,
+            save,
+            column_sums,
+            ..self.geometry.derivative()
+        };
+        let kernel = if problem.has_gradient() { Kernel::GradRowAddend } else { Kernel::GradRow };
+        let sums = if save || column_sums { Operand::Partials } else { Operand::Absent };
+        self.pass(
+            kernel,
+            slicing,
+            overrides,
+            &[(Role::Moments, Operand::Moments), (Role::Sums, sums)],
+        )?;
+        self.go_behind(behind);
+        if save {
+            self.keep_partials(slicing.partials(&problem.view));
+            self.params(problem.view, 1, wants)
+        } else if column_sums {
+            let strips = self.geometry.strips(&slicing);
+            let len = problem.view.group_len();
+            self.keep_partials(u64::from(strips) * u64::from(len) * ENTRY);
+            self.params(View::of_columns(strips, len), 1, wants)
+        } else if wants_params {
+            self.params_apart(wants)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Groups longer than registers: sums, then dx.
+    fn pass_by_pass(&mut self, behind: &'a Problem, wants: Wants) -> Result<(), PlanError> {
+        let problem = self.problem();
+        let view = problem.view;
+        let needs_sums = !problem.source.is_constant();
+        let wants_params = wants.weight || wants.bias;
+        // Where each group is one parameter, one reduction serves both.
+        let one_pass = view.params_follow_groups();
+        let sums_here = needs_sums && !wants.given_sums;
+        let sums_first = sums_here || (wants_params && one_pass);
+        let mut kernel = Kernel::SumsRow;
+        if problem.has_gradient() {
+            if sums_first && self.binds(Kernel::SumsRowAddend) {
+                kernel = Kernel::SumsRowAddend;
+            } else {
+                self.gradient_apart(behind)?;
+            }
+        }
+        let mut parts = 1;
+        if sums_first {
+            parts = self.sums(kernel, view, view.params_inside())?;
+            self.go_behind(behind);
+            if wants_params && one_pass {
+                self.params(view, parts, wants)?;
+            }
+        }
+        if needs_sums {
+            let (parts, from) =
+                if sums_here { (parts, Operand::Partials) } else { (1, Operand::Sums) };
+            self.gather(parts, from, Operand::Gathered)?;
+        }
+        if wants_params && !one_pass {
+            self.params_apart(wants)?;
+        }
+        self.input()
+    }
+
+    /// The addend's gradient in a pass of its own.
+    fn gradient_apart(&mut self, behind: &'a Problem) -> Result<(), PlanError> {
+        let overrides = self.geometry.derivative();
+        let bound = [(Role::Moments, Operand::Moments)];
+        self.pass(Kernel::EpilogueGrad, self.geometry.looped(), overrides, &bound)?;
+        self.go_behind(behind);
+        Ok(())
+    }
+
+    /// Parameters that vary within groups: a reduction of their own.
+    fn params_apart(&mut self, wants: Wants) -> Result<(), PlanError> {
+        let view = self.problem().view.by_parameter();
+        let parts = self.sums(Kernel::SumsRow, view, false)?;
+        self.params(view, parts, wants)
+    }
+
     /// A pass over the problem's own view.
     fn pass(
         &mut self,
         kernel: Kernel,
+        slicing: Slicing,
         overrides: Overrides,
         bound: &[(Role, Operand)],
     ) -> Result<(), PlanError> {
-        let slicing = self.geometry.looped();
-        let pass = Pass { kernel, slicing, parts: 1, overrides, bound, style: PLAIN };
+        let bound: SmallVec<[_; 4]> = [(Role::Dy, self.dy)].iter().chain(bound).copied().collect();
+        let pass = Pass { kernel, slicing, parts: 1, overrides, bound: &bound, style: PLAIN };
         self.geometry.pass(&pass, &mut self.plan.stages)
     }
 
-    fn addend(&mut self) -> Result<(), PlanError> {
-        if !self.geometry.problem.has_gradient() {
-            return Ok(());
-        }
-        let bound = [(Role::Moments, Operand::Moments), (Role::Y, Operand::Gradient)];
-        self.pass(Kernel::EpilogueGrad, self.geometry.derivative(), &bound)
+    fn keep_partials(&mut self, bytes: u64) {
+        self.plan.partials = self.plan.partials.max(bytes);
     }
 
     /// Partial sums over the groups of `view`, of the gradient or (`weighted`) of its product with the
     /// weight; returns their number per group.
-    fn sums(&mut self, view: View, weighted: bool) -> Result<u32, PlanError> {
+    fn sums(&mut self, kernel: Kernel, view: View, weighted: bool) -> Result<u32, PlanError> {
         let Geometry { problem, caps, offsets, .. } = self.geometry;
         let geometry = Geometry::new(problem, view, caps, offsets);
         let slicing = geometry.looped();
@@ -161,11 +286,14 @@ impl<'a> Planner<'a> {
             stats_inside: varies(2) || varies(3),
             ..geometry.derivative()
         };
-        let bound = [(Role::Moments, Operand::Moments), (Role::Sums, Operand::Partials)];
-        let kernel = Kernel::SumsRow;
+        let bound = [
+            (Role::Dy, self.dy),
+            (Role::Moments, Operand::Moments),
+            (Role::Sums, Operand::Partials),
+        ];
         let pass = Pass { kernel, slicing, parts: 1, overrides, bound: &bound, style: PLAIN };
         geometry.pass(&pass, &mut self.plan.stages)?;
-        self.plan.partials = self.plan.partials.max(slicing.partials(&view));
+        self.keep_partials(slicing.partials(&view));
         Ok(slicing.slices)
     }
 
@@ -228,6 +356,12 @@ impl<'a> Planner<'a> {
             ..self.geometry.derivative()
         };
         let moments = if constant { Operand::Moments } else { Operand::Gathered };
-        self.pass(Kernel::InputGrad, overrides, &[(Role::Moments, moments)])
+        // Behind constants and no activation, dx is made of dy alone.
+        let x = match self.problem().activation {
+            Activation::None if constant => Operand::Absent,
+            _ => Operand::X,
+        };
+        let bound = [(Role::Moments, moments), (Role::X, x)];
+        self.pass(Kernel::InputGrad, self.geometry.looped(), overrides, &bound)
     }
 }

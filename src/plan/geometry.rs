@@ -26,6 +26,12 @@ const WORKGROUPS_ENOUGH: u32 = 1024;
 const COLUMNS: u32 = 32;
 /// Eight f32 are a sector of 32 bytes, the least that GPUs fetch.
 const COLUMNS_MIN: u32 = 8;
+/// Workgroups that share out a tensor whose groups are summed up position by position: two for each of
+/// 128 compute units. Each writes as many entries as a group has positions.
+const STRIPS: u32 = 256;
+/// Groups that such a workgroup takes at least: its entries (16 bytes written, 16 read) are then a twelfth
+/// of what it moves of x, dy and dx (12 bytes an element).
+const STRIP_MIN: u32 = 32;
 /// Slices are multiples of this, so that each starts at a vec4 and at an aligned byte.
 const SLICE_STEP: u32 = 64;
 
@@ -39,6 +45,8 @@ pub(super) struct Slicing {
     pub slice_len: u32,
     pub rows: u32,
     pub tile: u32,
+    /// Groups that a row of lanes takes one after the other.
+    pub turns: u32,
 }
 
 impl Slicing {
@@ -149,7 +157,7 @@ impl<'a> Geometry<'a> {
         let chunks = len.div_ceil(4);
         let slicing = |rows| {
             let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
-            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile }
+            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile, turns: 1 }
         };
         if !self.shows_groups() {
             return None;
@@ -187,7 +195,34 @@ impl<'a> Geometry<'a> {
             let most = (self.window / u64::from(len)).max(1).min(u64::from(u32::MAX / step)) as u32;
             slice_len = (slice_len / step).clamp(1, most) * step;
         }
-        Slicing { slices: view.group_len().div_ceil(slice_len), slice_len, rows, tile: 1 }
+        Slicing { slices: view.group_len().div_ceil(slice_len), slice_len, rows, tile: 1, turns: 1 }
+    }
+
+    /// The largest groups of which one dispatch reads x and dy, and writes dx.
+    pub fn gradient_in_registers(&self) -> Option<Slicing> {
+        self.whole_groups(TILE_MAX / 2)
+    }
+
+    /// The same where registers also hold sums over groups, of each position: rows of lanes then take
+    /// groups in turn, so that there are few of these sums. None where a parameter is not that of a
+    /// position, or sums would be as many as elements.
+    pub fn column_sums(&self) -> Option<Slicing> {
+        let View { extent, param, .. } = self.view;
+        let of_position = param[0] == 0
+            && (param[1] == 0 || extent[1] == 1)
+            && (param[3] == 1 || extent[3] == 1)
+            && (param[2] == extent[3] || extent[2] == 1);
+        let one_window = u64::from(self.view.elements()) <= self.window;
+        let slicing = self.whole_groups(TILE_MAX / 4)?;
+        let blocks = self.view.groups().div_ceil(slicing.rows);
+        let turns = blocks.div_ceil(STRIPS).max(STRIP_MIN.div_ceil(slicing.rows));
+        (of_position && one_window && !self.columns && self.view.groups() >= STRIP_MIN)
+            .then_some(Slicing { turns, ..slicing })
+    }
+
+    /// Workgroups of a pass over all groups, each with entries of its own for all positions.
+    pub fn strips(&self, slicing: &Slicing) -> u32 {
+        self.view.groups().div_ceil(slicing.rows * slicing.turns)
     }
 
     /// For kernels that loop over what they walk: only the shape of the work matters.
@@ -300,13 +335,15 @@ impl<'a> Geometry<'a> {
             masked: problem.masked,
             ..pass.overrides
         };
-        let workgroups = grid(self.caps, span[3].div_ceil(slicing.rows))?;
+        let workgroups = grid(self.caps, span[3].div_ceil(slicing.rows * slicing.turns))?;
         let access = Access::of(problem.dtype, by_four);
-        let task = Task {
+        let mut task = Task {
             style: pass.style,
             slicing: [slicing.slices, slicing.slice_len, self.view.group_len(), pass.parts],
             ..self.task(span, base)
         };
+        task.param_base[2] = binding_shift(0, &window, self.caps.offset_alignment, size);
+        task.param_base[3] = slicing.turns;
         Ok(Stage { kernel, access, overrides, operands, task, window, workgroups })
     }
 
@@ -323,6 +360,7 @@ impl<'a> Geometry<'a> {
             (None, Role::Bias) => present(pass.overrides.bias, Operand::Bias),
             (None, Role::Mask) => present(self.problem.masked, Operand::Mask),
             (None, Role::Dy) => Operand::Dy,
+            (None, Role::Gradient) => Operand::Gradient,
             _ => Operand::Absent,
         }
     }

@@ -25,6 +25,8 @@ pub struct Caps {
     pub max_grid: u32,
     /// Alignment of a storage binding's byte offset.
     pub offset_alignment: u64,
+    /// Most storage buffers of one dispatch.
+    pub storage_buffers: u32,
 }
 
 /// Byte offsets of the operands in their buffers. They decide alignment and windows.
@@ -59,10 +61,16 @@ pub enum Kernel {
     UpdateRunning,
     /// Counts a training step.
     CountStep,
+    /// The whole backward pass in one dispatch, groups in registers: two reads, one write.
+    GradRow,
+    /// The same with an addend, whose gradient it writes too.
+    GradRowAddend,
     /// The addend's gradient.
     EpilogueGrad,
     /// Partial sums of gradients over slices of groups.
     SumsRow,
+    /// The same, and the addend's gradient.
+    SumsRowAddend,
     /// One entry per group, from partial sums.
     GatherSums,
     /// Parameter gradients, from partial sums.
@@ -111,12 +119,14 @@ pub enum Role {
     WeightOut = 13,
     /// `dbias`, or a table.
     BiasOut = 14,
+    /// The elements of the addend's gradient.
+    Gradient = 15,
 }
 
 impl Role {
     /// Whether it holds the elements of a tensor, of which a window is bound.
     pub fn is_data(self) -> bool {
-        matches!(self, Role::X | Role::Y | Role::Addend | Role::Dy)
+        matches!(self, Role::X | Role::Y | Role::Addend | Role::Dy | Role::Gradient)
     }
 }
 
@@ -161,15 +171,18 @@ pub enum Operand {
 
 impl Kernel {
     /// All kernels.
-    pub const ALL: [Kernel; 14] = [
+    pub const ALL: [Kernel; 17] = [
         Kernel::NormRow,
         Kernel::StatsRow,
         Kernel::Apply,
         Kernel::GatherMoments,
         Kernel::UpdateRunning,
         Kernel::CountStep,
+        Kernel::GradRow,
+        Kernel::GradRowAddend,
         Kernel::EpilogueGrad,
         Kernel::SumsRow,
+        Kernel::SumsRowAddend,
         Kernel::GatherSums,
         Kernel::GatherParams,
         Kernel::InputGrad,
@@ -205,7 +218,17 @@ impl Kernel {
             Kernel::GatherMoments => &[(Moments, false), (Running, false), (Out, true)],
             Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
             Kernel::CountStep => &[(Moments, false), (Tracked, true)],
-            Kernel::EpilogueGrad => &[
+            Kernel::GradRow => &[
+                (X, false),
+                (Y, true),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Sums, true),
+                (Mask, false),
+            ],
+            Kernel::GradRowAddend => &[
                 (X, false),
                 (Y, true),
                 (Addend, false),
@@ -213,7 +236,19 @@ impl Kernel {
                 (Bias, false),
                 (Moments, false),
                 (Dy, false),
+                (Sums, true),
                 (Mask, false),
+                (Gradient, true),
+            ],
+            Kernel::EpilogueGrad => &[
+                (X, false),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Mask, false),
+                (Gradient, true),
             ],
             Kernel::SumsRow => &[
                 (X, false),
@@ -225,12 +260,22 @@ impl Kernel {
                 (Sums, true),
                 (Mask, false),
             ],
+            Kernel::SumsRowAddend => &[
+                (X, false),
+                (Addend, false),
+                (Weight, false),
+                (Bias, false),
+                (Moments, false),
+                (Dy, false),
+                (Sums, true),
+                (Mask, false),
+                (Gradient, true),
+            ],
             Kernel::GatherSums => &[(Weight, false), (Moments, false), (Sums, false), (Out, true)],
             Kernel::GatherParams => &[(Sums, false), (WeightOut, true), (BiasOut, true)],
             Kernel::InputGrad => &[
                 (X, false),
                 (Y, true),
-                (Addend, false),
                 (Weight, false),
                 (Bias, false),
                 (Moments, false),
@@ -297,7 +342,7 @@ pub struct Overrides {
     pub wg: u32,
     /// Groups (or slices) that a workgroup works on side by side; divides `wg`.
     pub rows: u32,
-    /// vec4 steps that a lane keeps in registers (`NormRow`): 1, 2, 4, 8 or 16.
+    /// vec4 steps that a lane keeps in registers: 1, 2, 4, 8, and in `NormRow` 16.
     pub tile: u32,
     /// Whether neighbouring lanes work on neighbouring groups.
     pub columns: bool,
@@ -307,8 +352,10 @@ pub struct Overrides {
     pub centered: bool,
     /// Whether statistics come from the running ones.
     pub running: bool,
-    /// Whether statistics are also written out (`NormRow`).
+    /// Whether statistics (`NormRow`) or sums (`GradRow`) are also written out.
     pub save: bool,
+    /// Whether sums over groups of each position are written out (`GradRow`).
+    pub column_sums: bool,
     /// Whether a mask is bound.
     pub masked: bool,
     /// Whether `weight` is bound.
@@ -327,7 +374,7 @@ pub struct Overrides {
     pub weighted: bool,
     /// Whether entries of moments and of sums alternate.
     pub paired: bool,
-    /// Whether statistics do not depend on x (`InputGrad`).
+    /// Whether statistics do not depend on x (`InputGrad`, `GradRow`).
     pub constant: bool,
     /// Whether gradients are added to what is there.
     pub accumulate: bool,
@@ -350,7 +397,7 @@ pub struct Task {
     pub slicing: [u32; 4],
     /// Added to an element's index to find it in the binding of x, y, addend, dy (wrapping).
     pub base: [u32; 4],
-    /// The same for weight and bias; unused.
+    /// The same for weight, bias, the addend's gradient; rows that a row of lanes takes in turn.
     pub param_base: [u32; 4],
     /// eps, momentum, 1 − momentum, slope of a leaky ReLU.
     pub scalars: [f32; 4],

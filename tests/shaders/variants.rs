@@ -33,9 +33,9 @@ const ACTIVATIONS: [Activation; 8] = [
     Activation::Sigmoid,
 ];
 
-/// A base device with this many lanes, and with storage bindings of this size.
+/// A base device with this many lanes, and with storage bindings of this size, and all that kernels need.
 pub fn caps(lanes: u32, max_binding: u64) -> Caps {
-    Caps { lanes, max_binding, max_grid: 65_535, offset_alignment: 256 }
+    Caps { lanes, max_binding, max_grid: 65_535, offset_alignment: 256, storage_buffers: 10 }
 }
 
 /// How many kinds of view there are.
@@ -102,11 +102,13 @@ pub fn collect(problem: &Problem, caps: &Caps, offsets: &Offsets, into: &mut BTr
         accumulate,
         given_sums,
     };
+    let base = Caps { storage_buffers: 8, ..*caps };
     let plans = [
         Plan::forward(problem, caps, offsets, Keep::Nothing),
         Plan::forward(problem, caps, offsets, Keep::Moments),
         Plan::statistics(problem, caps, offsets),
         Plan::backward(problem, caps, offsets, wants(false, false)),
+        Plan::backward(problem, &base, offsets, wants(false, false)),
         Plan::backward(problem, caps, offsets, wants(true, true)),
         Plan::group_sums(problem, caps, offsets),
     ];
@@ -190,12 +192,14 @@ fn layouts(variants: &mut BTreeSet<Variant>) {
 fn combinations(variants: &mut BTreeSet<Variant>) {
     let caps = caps(64, 128 << 20);
     for flags in 0..FLAGS {
-        for kind in [0, 2, 4, 6] {
-            for s in [4, 20_000] {
-                for update in UPDATES {
-                    let problem = problem(view(kind, [2, 3, s]), DType::F32, flags, update);
-                    collect(&problem, &caps, &Offsets::default(), variants);
-                }
+        // Few groups and many, short ones and long.
+        for (kind, n, s) in [0, 2, 4, 6]
+            .into_iter()
+            .flat_map(|kind| [(2, 4), (2, 20_000), (20, 4)].map(|(n, s)| (kind, n, s)))
+        {
+            for update in UPDATES {
+                let problem = problem(view(kind, [n, 3, s]), DType::F32, flags, update);
+                collect(&problem, &caps, &Offsets::default(), variants);
             }
         }
     }
