@@ -4,6 +4,8 @@ use crate::OpenError;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
 use crate::host::HostPool;
+#[cfg(feature = "gpu")]
+use crate::plan::Caps;
 use std::{fmt, sync::Arc};
 
 /// The two ways a layer can run.
@@ -193,6 +195,13 @@ impl Context {
 impl Context {
     pub(crate) fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.inner.gpu.as_ref()
+    }
+
+    /// What the planner knows of the GPU, for asking it what a call would cost
+    /// ([`Plan::traffic`](crate::plan::Plan::traffic)). `None` on the host.
+    #[cfg(feature = "gpu")]
+    pub fn caps(&self) -> Option<Caps> {
+        self.gpu().map(|gpu| gpu.caps)
     }
 
     /// The adapter and its driver, on a GPU.

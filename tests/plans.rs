@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use wgnorm::plan::{
-    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Wants, Window,
+    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Traffic, Wants, Window,
 };
 use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
@@ -337,6 +337,68 @@ fn the_addends_gradient_is_written_on_the_way() {
             assert_eq!((stage.overrides.activation, stage.overrides.addend), (0, false));
             assert!(!stage.operands.contains(&Operand::Dy));
         }
+    }
+}
+
+/// Reads and writes of whole tensors, in tensors of x's size.
+fn tensors(plan: &Plan, problem: &Problem) -> (f64, f64) {
+    let traffic = plan.traffic();
+    let bytes = f64::from(problem.view.elements()) * problem.dtype.size() as f64;
+    assert_eq!(traffic.dispatches as usize, plan.stages.len());
+    (traffic.read as f64 / bytes, traffic.written as f64 / bytes)
+}
+
+/// No plan moves more than its regime must.
+#[test]
+fn traffic_is_at_the_floor() {
+    for (kind, dtype) in (0..7).flat_map(|kind| [DType::F32, DType::F16].map(|d| (kind, d))) {
+        let of = |s, addend| {
+            let activation = if addend { Activation::Relu } else { Activation::None };
+            Problem { dtype, addend, activation, ..problem(view(kind, [2, 32, s])) }
+        };
+        // Groups that fit registers: GroupNorm's are 32 channels long, BatchNorm's two samples.
+        let (short, long) = (64, 64 << 10);
+        let forward = |problem: &Problem| tensors(&plan(problem), problem);
+        assert_eq!(forward(&of(short, false)), (1.0, 1.0), "{kind}");
+        assert_eq!(forward(&of(long, false)), (2.0, 1.0), "{kind}");
+        // The addend is read where it is added.
+        assert_eq!(forward(&of(short, true)), (2.0, 1.0), "{kind}");
+        assert_eq!(forward(&of(long, true)), (3.0, 1.0), "{kind}");
+        if kind < 4 {
+            let eval = running(of(long, false));
+            assert_eq!(forward(&eval), (1.0, 1.0), "{kind}");
+        }
+        let back = |problem: &Problem, params, caps| {
+            let wants = Wants { weight: params, bias: params, ..Wants::default() };
+            let plan = Plan::backward(problem, caps, &Offsets::default(), wants).unwrap();
+            tensors(&plan, problem)
+        };
+        // x and dy; the addend where the activation must be computed again, and its gradient.
+        assert_eq!(back(&of(short, false), false, &WEBGPU), (2.0, 1.0), "{kind}");
+        assert_eq!(back(&of(short, true), false, &ROOMY), (3.0, 2.0), "{kind}");
+        assert_eq!(back(&of(short, true), false, &WEBGPU), (5.0, 2.0), "{kind}");
+        assert_eq!(back(&of(long, false), false, &WEBGPU), (4.0, 1.0), "{kind}");
+        assert_eq!(back(&of(long, true), false, &ROOMY), (5.0, 2.0), "{kind}");
+        assert_eq!(back(&of(long, true), false, &WEBGPU), (7.0, 2.0), "{kind}");
+        // Parameters are summed on the way, but for those that vary from channel to channel in a group.
+        let apart = if matches!(kind, 4 | 5) { 2.0 } else { 0.0 };
+        assert_eq!(back(&of(short, false), true, &WEBGPU), (2.0 + apart, 1.0), "{kind}");
+        assert_eq!(back(&of(short, true), true, &ROOMY), (3.0 + apart, 2.0), "{kind}");
+    }
+}
+
+/// What is read and written besides is little.
+#[test]
+fn entries_are_few() {
+    for (problem, share) in [
+        (instance_norm(8, 32, 4096), 0.01),
+        (instance_norm(1, 3, 1080 * 1920), 0.01),
+        (problem(view(6, [64, 64, 768])), 0.01),
+    ] {
+        let Traffic { read, written, entries, .. } = plan(&problem).traffic();
+        assert!((entries as f64) < share * (read + written) as f64, "{entries}");
+        let Traffic { read, written, entries, .. } = backward(&problem).traffic();
+        assert!(entries > 0 && (entries as f64) < 0.1 * (read + written) as f64, "{entries}");
     }
 }
 

@@ -8,8 +8,10 @@ mod backward;
 mod forward;
 mod geometry;
 mod small;
+mod traffic;
 
 pub use small::Small;
+pub use traffic::Traffic;
 
 use crate::{DType, View};
 use smallvec::SmallVec;
