@@ -16,7 +16,7 @@ struct Task {
   base: vec4<u32>,    // added to an index to find it in the binding of x, y, addend, dy
   param_base: vec4<u32>, // the same for weight, bias, gradient; and how many rows a row of lanes takes in turn
   scalars: vec4<f32>, // eps, momentum, 1 - momentum, slope of a leaky ReLU
-  style: vec4<f32>,   // factor of weight, factor of bias, subtracted from a count to divide m2 by, unused
+  style: vec4<f32>,   // factor of weight, factor of bias, subtracted from a count to divide m2 by, 1 to take rows backwards
 }
 
 @group(0) @binding(0) var<uniform> task: Task;
@@ -52,7 +52,9 @@ fn row_at(block: u32, invocation: u32) -> Row {
     row = invocation % ROWS;
     lane = invocation / ROWS;
   }
-  let item = block * ROWS + row;
+  var item = block * ROWS + row;
+  // What the pass before read last is still in the cache.
+  if task.style.w != 0.0 && item < task.span.w { item = task.span.w - 1u - item; }
   var group = item / task.span.z;
   var slice = item % task.span.z;
   if COLUMNS {

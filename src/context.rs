@@ -199,9 +199,17 @@ impl Context {
 
     /// What the planner knows of the GPU, for asking it what a call would cost
     /// ([`Plan::traffic`](crate::plan::Plan::traffic)). `None` on the host.
-    #[cfg(feature = "gpu")]
     pub fn caps(&self) -> Option<Caps> {
-        self.gpu().map(|gpu| gpu.caps)
+        self.gpu().map(|gpu| gpu.caps())
+    }
+
+    /// Tells how large the GPU's last cache before memory is, in bytes, where a caller knows better than the
+    /// table by vendor that is used otherwise; 0 has every tensor worked on in whole passes. For calls that
+    /// are prepared from now on. No effect on the host.
+    pub fn set_cache(&self, bytes: u64) {
+        if let Some(gpu) = self.gpu() {
+            gpu.set_cache(bytes);
+        }
     }
 
     /// The adapter and its driver, on a GPU.

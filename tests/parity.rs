@@ -400,6 +400,56 @@ fn gpu_rounding() {
     }
 }
 
+/// Tensors beyond a cache go through it run by run, every layer's groups in their own order.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpu_runs() {
+    let Some(context) = device::gpu() else { return };
+    context.set_cache(256 << 10);
+    let families = [
+        (Family::Instance, [2, 3, 20_000]),
+        (Family::Batch, [3, 5, 7_000]),
+        (Family::Group(2), [2, 4, 9_000]),
+        (Family::Layer(1), [2, 3, 20_004]),
+    ];
+    for (i, (family, shape)) in families.into_iter().enumerate() {
+        for order in ORDERS {
+            let epilogue = i.is_multiple_of(2) == (order == MemoryOrder::ChannelsFirst);
+            let activation = if epilogue { Activation::Relu } else { Activation::None };
+            let case = Case {
+                order,
+                addend: epilogue,
+                activation,
+                affine: Affine::Both,
+                ..Case::new(family, shape)
+            };
+            check(&context, &case).unwrap();
+        }
+    }
+}
+
+/// A device with WebGPU's default limits binds too few buffers for the addend's gradient to be written
+/// on the way.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpu_with_few_buffers() {
+    let few = |limits: &mut wgpu::Limits| limits.max_storage_buffers_per_shader_stage = 8;
+    let Some((device, queue)) = device::foreign(few) else { return };
+    let context = Context::from_device(&device, &queue).unwrap();
+    for (family, s) in [(Family::Instance, 300), (Family::Batch, 70), (Family::Batch, 20_000)] {
+        for masking in [Masking::None, Masking::Some] {
+            let case = Case {
+                addend: true,
+                activation: Activation::Silu,
+                affine: Affine::Both,
+                masking,
+                ..Case::new(family, [2, 3, s])
+            };
+            check(&context, &case).unwrap();
+        }
+    }
+}
+
 /// The comparison itself must be able to fail.
 #[test]
 fn a_wrong_value_is_seen() {

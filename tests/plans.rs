@@ -15,6 +15,7 @@ const WEBGPU: Caps = Caps {
     max_grid: 65535,
     offset_alignment: 256,
     storage_buffers: 8,
+    cache: 0,
 };
 /// What all kernels together need.
 const ROOMY: Caps = Caps { storage_buffers: 10, ..WEBGPU };
@@ -287,13 +288,13 @@ fn backward_reduces_once_where_parameters_are_constant_in_a_long_group() {
     use Kernel::*;
     for kind in [0, 1, 2, 3] {
         let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
-        assert_eq!(kernels(&plan), [SumsRow, GatherParams, GatherSums, InputGrad], "{kind}");
+        assert_eq!(kernels(&plan), [SumsRow, GatherSums, InputGrad, GatherParams], "{kind}");
     }
     for kind in [4, 5, 6] {
         let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
-        let all = [SumsRow, GatherSums, SumsRow, GatherParams, InputGrad];
+        let all = [SumsRow, GatherSums, InputGrad, SumsRow, GatherParams];
         assert_eq!(kernels(&plan), all, "{kind}");
-        assert!(plan.stages[2].overrides.stats_inside, "{kind}");
+        assert!(plan.stages[3].overrides.stats_inside, "{kind}");
     }
 }
 
@@ -304,9 +305,9 @@ fn backward_behind_constants_needs_no_sums_for_dx() {
     assert_eq!(kernels(&backward(&constant(64))), [GradRow, GatherParams]);
     assert!(backward(&constant(64)).stages[0].overrides.constant);
     let long = backward(&constant(64 << 10));
-    assert_eq!(kernels(&long), [SumsRow, GatherParams, InputGrad]);
+    assert_eq!(kernels(&long), [SumsRow, InputGrad, GatherParams]);
     // dx is then made of dy alone.
-    assert_eq!(long.stages[2].operands[0], Operand::Absent);
+    assert_eq!(long.stages[1].operands[0], Operand::Absent);
     let none = Problem { weight: false, bias: false, ..constant(64) };
     let none = Plan::backward(&none, &WEBGPU, &Offsets::default(), Wants::default()).unwrap();
     assert_eq!(kernels(&none), [InputGrad]);
@@ -329,9 +330,9 @@ fn the_addends_gradient_is_written_on_the_way() {
     assert_eq!(kernels(&few), [EpilogueGrad, GradRow, GatherParams]);
     let long = relu(64 << 10, true);
     let roomy = on(&long, &ROOMY);
-    assert_eq!(kernels(&roomy), [SumsRowAddend, GatherParams, GatherSums, InputGrad]);
+    assert_eq!(kernels(&roomy), [SumsRowAddend, GatherSums, InputGrad, GatherParams]);
     let long = on(&long, &WEBGPU);
-    assert_eq!(kernels(&long), [EpilogueGrad, SumsRow, GatherParams, GatherSums, InputGrad]);
+    assert_eq!(kernels(&long), [EpilogueGrad, SumsRow, GatherSums, InputGrad, GatherParams]);
     for (plan, first) in [(&few, EpilogueGrad), (&roomy, SumsRowAddend), (&long, EpilogueGrad)] {
         for stage in plan.stages.iter().filter(|stage| stage.kernel != first) {
             assert_eq!((stage.overrides.activation, stage.overrides.addend), (0, false));
@@ -385,6 +386,51 @@ fn traffic_is_at_the_floor() {
         assert_eq!(back(&of(short, false), true, &WEBGPU), (2.0 + apart, 1.0), "{kind}");
         assert_eq!(back(&of(short, true), true, &ROOMY), (3.0 + apart, 2.0), "{kind}");
     }
+}
+
+/// Long groups of a tensor beyond the cache are taken run by run: what the first pass reads, the second
+/// finds in the cache.
+#[test]
+fn runs_fit_half_the_cache() {
+    let caps = Caps { cache: 16 << 20, ..WEBGPU };
+    let wants = Wants { weight: true, bias: true, ..Wants::default() };
+    let groups = |plan: &Plan, kernel| -> Vec<[u32; 2]> {
+        let of_kernel = plan.stages.iter().filter(|stage| stage.kernel == kernel);
+        of_kernel.map(|s| [s.task.span[0], s.task.span[3] / s.task.span[2]]).collect()
+    };
+    // 32 planes of 4 MiB.
+    let problem = instance_norm(1, 32, 1 << 20);
+    let plan = Plan::forward(&problem, &caps, &Offsets::default(), Keep::Moments).unwrap();
+    let runs: Vec<_> = (0..32).step_by(2).map(|first| [first, 2]).collect();
+    assert_eq!(
+        kernels(&plan)[..4],
+        [Kernel::StatsRow, Kernel::Apply, Kernel::StatsRow, Kernel::Apply]
+    );
+    assert_eq!(kernels(&plan).last(), Some(&Kernel::GatherMoments));
+    assert_eq!(groups(&plan, Kernel::StatsRow), runs);
+    assert_eq!(groups(&plan, Kernel::Apply), runs);
+    // x and dy: half as many planes.
+    let plan = Plan::backward(&problem, &caps, &Offsets::default(), wants).unwrap();
+    let runs: Vec<_> = (0..32).map(|first| [first, 1]).collect();
+    for kernel in [Kernel::SumsRow, Kernel::GatherSums, Kernel::InputGrad] {
+        assert_eq!(groups(&plan, kernel), runs);
+    }
+    assert_eq!(kernels(&plan).last(), Some(&Kernel::GatherParams));
+    // Enough workgroups even of a run of one group, and the second pass goes backwards.
+    for stage in &plan.stages[..3] {
+        let looped = stage.kernel != Kernel::GatherSums;
+        assert!(!looped || stage.workgroups[0] > 200);
+        assert_eq!(stage.task.style[3] == 1.0, stage.kernel == Kernel::InputGrad);
+    }
+    // A tensor that fits the cache is one run; so is every one where the cache is not known.
+    for (problem, caps) in [(instance_norm(1, 4, 1 << 20), caps), (problem, WEBGPU)] {
+        let plan = forward(&problem, &caps, &Offsets::default()).unwrap();
+        assert_eq!(kernels(&plan), [Kernel::StatsRow, Kernel::Apply]);
+    }
+    // However small the cache, dispatches are counted.
+    let tiny = Caps { cache: 1 << 10, ..WEBGPU };
+    let plan = forward(&instance_norm(1, 1000, 20_000), &tiny, &Offsets::default()).unwrap();
+    assert_eq!(plan.stages.len(), 2 * 1000usize.div_ceil(16));
 }
 
 /// What is read and written besides is little.
@@ -538,6 +584,7 @@ proptest! {
         offsets in (0u64..100, 0u64..100),
         [eval, update, relu, addend, half, masked] in any::<[bool; 6]>(),
         storage_buffers in 8u32..11,
+        cache in prop_oneof![Just(0u64), 1u64 << 8..1 << 20, Just(u64::MAX)],
     ) {
         let c = if s > 5000 { c.min(4) } else { c };
         let mut problem = problem(view(kind, [n, c, s]));
@@ -562,7 +609,7 @@ proptest! {
         }
         let max_binding = max_binding & !255;
         let offset_alignment = alignment;
-        let caps = Caps { lanes, max_binding, max_grid, offset_alignment, storage_buffers };
+        let caps = Caps { lanes, max_binding, max_grid, offset_alignment, storage_buffers, cache };
         let (x, y) = (offsets.0 * 4, offsets.1 * 4);
         let offsets = Offsets { x, y, dy: x, ..Offsets::default() };
         let wants = Wants { weight: true, bias: true, ..Wants::default() };

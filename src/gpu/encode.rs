@@ -226,7 +226,7 @@ impl CallCache {
         // Not under the lock: compiling takes milliseconds. Two threads may prepare the same call;
         // either will do.
         operands.check(gpu)?;
-        let plan = job.plan(&gpu.caps, &offsets)?;
+        let plan = job.plan(&gpu.caps(), &offsets)?;
         let call = Arc::new(gpu.prepare(&plan, operands, job.element())?);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.push((CallKey::new(job, operands), call.clone()));

@@ -30,7 +30,10 @@ use memory::Pool;
 use pipelines::PipelineCache;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use wgpu::BufferUsages as Usage;
 
@@ -44,7 +47,9 @@ const TASKS_MAX: usize = 4096;
 /// A device with everything this crate keeps on it.
 pub(crate) struct Gpu {
     pub device: Device,
-    pub caps: Caps,
+    /// But for the cache, which can be told.
+    caps: Caps,
+    cache: AtomicU64,
     pipelines: PipelineCache,
     /// Uniform buffers by content. Written once: a rewrite would reach work recorded but not yet
     /// submitted.
@@ -76,6 +81,7 @@ impl Gpu {
         let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
         Ok(Gpu {
             caps,
+            cache: AtomicU64::new(last_level_cache(&device.wgpu().adapter_info())),
             pipelines: PipelineCache::default(),
             tasks: Mutex::default(),
             scratch: Mutex::new(scratch),
@@ -86,6 +92,16 @@ impl Gpu {
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
             device,
         })
+    }
+
+    /// What the planner may count on.
+    pub fn caps(&self) -> Caps {
+        Caps { cache: self.cache.load(Ordering::Relaxed), ..self.caps }
+    }
+
+    /// For calls prepared from here on.
+    pub fn set_cache(&self, bytes: u64) {
+        self.cache.store(bytes, Ordering::Relaxed);
     }
 
     /// A context's GPU on the application's device.
@@ -135,6 +151,22 @@ impl Gpu {
     }
 }
 
+/// Bytes of the last cache before memory, of a device of this kind: WebGPU does not tell. Too large a
+/// guess costs the time of a few dispatches; too small a one more of them. The vendor's smaller models of
+/// recent years are taken, or 0 where some have none.
+fn last_level_cache(info: &wgpu::AdapterInfo) -> u64 {
+    use wgpu::DeviceType::{Cpu, DiscreteGpu};
+    let mib = match (info.device_type, info.vendor) {
+        (Cpu, _) => 16,              // of a server's core complex; a laptop's whole processor
+        (DiscreteGpu, 0x10DE) => 24, // NVIDIA: 24 (AD107) to 96, and 50 (H100)
+        (DiscreteGpu, 0x1002) => 32, // AMD: 32 (Navi 23) to 128 of Infinity Cache
+        (DiscreteGpu, 0x8086) => 16, // Intel: 16 (A770) to 18
+        (_, 0x106B) => 8,            // Apple: 8 (M1) to 96
+        _ => 0,
+    };
+    mib << 20
+}
+
 /// What the planner needs of a device's limits, or which of them is too small for any kernel.
 pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
     let need = |limit_name, got: u64, needed: u64| {
@@ -164,5 +196,6 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
         max_grid: limits.max_compute_workgroups_per_dimension,
         offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
         storage_buffers,
+        cache: 0,
     })
 }

@@ -166,7 +166,7 @@ pub trait NormLayer: sealed::Sealed {
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with), and [`ShapeError`] if `y` is not as x is,
-    /// [`OperandError`](crate::OperandError) if it is elsewhere or in the buffer of another operand. `y` is
+    /// [`OperandError`] if it is elsewhere or in the buffer of another operand. `y` is
     /// then as it was.
     fn forward_into<'a>(
         &self,

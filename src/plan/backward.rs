@@ -1,10 +1,11 @@
 //! The planner of the backward pass.
 
-use super::geometry::{ENTRY, Geometry, PLAIN, Pass, Slicing};
+use super::geometry::{BACKWARDS, ENTRY, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan, Role, Wants};
 use crate::problem::Problem;
 use crate::{Activation, PlanError, View};
 use smallvec::SmallVec;
+use std::ops::Range;
 
 impl Problem {
     /// Whether the addend's gradient is a tensor of its own, not dy.
@@ -102,9 +103,10 @@ impl Plan {
             return Ok(Plan::default());
         }
         let mut planner = Planner::new(problem, caps, offsets);
-        let inside = problem.view.params_inside();
-        let parts = planner.sums(Kernel::SumsRow, problem.view, inside)?;
-        planner.gather(parts, Operand::Partials, Operand::Sums)?;
+        let (view, inside) = (problem.view, problem.view.params_inside());
+        let (all, slicing) = (planner.geometry.all(), planner.geometry.looped());
+        planner.sums(Kernel::SumsRow, view, all.clone(), slicing, inside)?;
+        planner.gather(all, slicing.slices, Operand::Partials, Operand::Sums)?;
         planner.finish()
     }
 }
@@ -181,12 +183,8 @@ impl<'a> Planner<'a> {
         };
         let kernel = if problem.has_gradient() { Kernel::GradRowAddend } else { Kernel::GradRow };
         let sums = if save || column_sums { Operand::Partials } else { Operand::Absent };
-        self.pass(
-            kernel,
-            slicing,
-            overrides,
-            &[(Role::Moments, Operand::Moments), (Role::Sums, sums)],
-        )?;
+        let bound = [(Role::Moments, Operand::Moments), (Role::Sums, sums)];
+        self.pass(kernel, self.geometry.all(), slicing, overrides, &bound, PLAIN)?;
         self.go_behind(behind);
         if save {
             self.keep_partials(slicing.partials(&problem.view));
@@ -203,7 +201,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Groups longer than registers: sums, then dx.
+    /// Groups longer than registers: sums, then dx, run by run; then parameters.
     fn pass_by_pass(&mut self, behind: &'a Problem, wants: Wants) -> Result<(), PlanError> {
         let problem = self.problem();
         let view = problem.view;
@@ -213,38 +211,48 @@ impl<'a> Planner<'a> {
         let one_pass = view.params_follow_groups();
         let sums_here = needs_sums && !wants.given_sums;
         let sums_first = sums_here || (wants_params && one_pass);
-        let mut kernel = Kernel::SumsRow;
-        if problem.has_gradient() {
-            if sums_first && self.binds(Kernel::SumsRowAddend) {
-                kernel = Kernel::SumsRowAddend;
-            } else {
-                self.gradient_apart(behind)?;
+        let on_the_way = sums_first && self.binds(Kernel::SumsRowAddend);
+        if problem.has_gradient() && !on_the_way {
+            self.gradient_apart(behind)?;
+        }
+        let front = (self.geometry.problem, self.dy);
+        let kernel = if front.0.has_gradient() { Kernel::SumsRowAddend } else { Kernel::SumsRow };
+        let runs: Vec<_> = self.geometry.runs(2).filter(|_| sums_here).collect();
+        let parts = if sums_here {
+            let slicing = self.geometry.looped_runs(runs[0].end);
+            for groups in runs {
+                (self.geometry.problem, self.dy) = front;
+                self.sums(kernel, view, groups.clone(), slicing, view.params_inside())?;
+                self.go_behind(behind);
+                self.gather(groups.clone(), slicing.slices, Operand::Partials, Operand::Gathered)?;
+                self.input(groups, slicing, BACKWARDS)?;
             }
-        }
-        let mut parts = 1;
-        if sums_first {
-            parts = self.sums(kernel, view, view.params_inside())?;
-            self.go_behind(behind);
-            if wants_params && one_pass {
-                self.params(view, parts, wants)?;
+            slicing.slices
+        } else {
+            let (all, slicing) = (self.geometry.all(), self.geometry.looped());
+            if sums_first {
+                self.sums(kernel, view, all.clone(), slicing, view.params_inside())?;
+                self.go_behind(behind);
             }
+            if needs_sums {
+                self.gather(all.clone(), 1, Operand::Sums, Operand::Gathered)?;
+            }
+            self.input(all, slicing, PLAIN)?;
+            slicing.slices
+        };
+        match wants_params {
+            true if one_pass => self.params(view, parts, wants),
+            true => self.params_apart(wants),
+            false => Ok(()),
         }
-        if needs_sums {
-            let (parts, from) =
-                if sums_here { (parts, Operand::Partials) } else { (1, Operand::Sums) };
-            self.gather(parts, from, Operand::Gathered)?;
-        }
-        if wants_params && !one_pass {
-            self.params_apart(wants)?;
-        }
-        self.input()
     }
 
     /// The addend's gradient in a pass of its own.
     fn gradient_apart(&mut self, behind: &'a Problem) -> Result<(), PlanError> {
         let overrides = self.geometry.derivative();
         let bound = [(Role::Moments, Operand::Moments)];
-        self.pass(Kernel::EpilogueGrad, self.geometry.looped(), overrides, &bound)?;
+        let (all, slicing) = (self.geometry.all(), self.geometry.looped());
+        self.pass(Kernel::EpilogueGrad, all, slicing, overrides, &bound, PLAIN)?;
         self.go_behind(behind);
         Ok(())
     }
@@ -252,20 +260,23 @@ impl<'a> Planner<'a> {
     /// Parameters that vary within groups: a reduction of their own.
     fn params_apart(&mut self, wants: Wants) -> Result<(), PlanError> {
         let view = self.problem().view.by_parameter();
-        let parts = self.sums(Kernel::SumsRow, view, false)?;
-        self.params(view, parts, wants)
+        let slicing = self.over(view).looped();
+        self.sums(Kernel::SumsRow, view, 0..view.groups(), slicing, false)?;
+        self.params(view, slicing.slices, wants)
     }
 
     /// A pass over the problem's own view.
     fn pass(
         &mut self,
         kernel: Kernel,
+        groups: Range<u32>,
         slicing: Slicing,
         overrides: Overrides,
         bound: &[(Role, Operand)],
+        style: [f32; 4],
     ) -> Result<(), PlanError> {
         let bound: SmallVec<[_; 4]> = [(Role::Dy, self.dy)].iter().chain(bound).copied().collect();
-        let pass = Pass { kernel, slicing, parts: 1, overrides, bound: &bound, style: PLAIN };
+        let pass = Pass { kernel, groups, slicing, parts: 1, overrides, bound: &bound, style };
         self.geometry.pass(&pass, &mut self.plan.stages)
     }
 
@@ -273,12 +284,24 @@ impl<'a> Planner<'a> {
         self.plan.partials = self.plan.partials.max(bytes);
     }
 
-    /// Partial sums over the groups of `view`, of the gradient or (`weighted`) of its product with the
-    /// weight; returns their number per group.
-    fn sums(&mut self, kernel: Kernel, view: View, weighted: bool) -> Result<u32, PlanError> {
+    /// The same problem over another view.
+    fn over(&self, view: View) -> Geometry<'a> {
         let Geometry { problem, caps, offsets, .. } = self.geometry;
-        let geometry = Geometry::new(problem, view, caps, offsets);
-        let slicing = geometry.looped();
+        Geometry::new(problem, view, caps, offsets)
+    }
+
+    /// Partial sums over some groups of `view`, of the gradient or (`weighted`) of its product with the
+    /// weight.
+    fn sums(
+        &mut self,
+        kernel: Kernel,
+        view: View,
+        groups: Range<u32>,
+        slicing: Slicing,
+        weighted: bool,
+    ) -> Result<(), PlanError> {
+        let geometry = self.over(view);
+        let problem = geometry.problem;
         let varies = |axis: usize| view.stat[axis] != 0 && view.extent[axis] > 1;
         let overrides = Overrides {
             weighted: weighted && problem.weight,
@@ -291,14 +314,20 @@ impl<'a> Planner<'a> {
             (Role::Moments, Operand::Moments),
             (Role::Sums, Operand::Partials),
         ];
-        let pass = Pass { kernel, slicing, parts: 1, overrides, bound: &bound, style: PLAIN };
-        geometry.pass(&pass, &mut self.plan.stages)?;
+        let pass =
+            Pass { kernel, groups, slicing, parts: 1, overrides, bound: &bound, style: PLAIN };
         self.keep_partials(slicing.partials(&view));
-        Ok(slicing.slices)
+        geometry.pass(&pass, &mut self.plan.stages)
     }
 
     /// One entry of sums per group: partials times the weight, or given ones as they are.
-    fn gather(&mut self, parts: u32, from: Operand, to: Operand) -> Result<(), PlanError> {
+    fn gather(
+        &mut self,
+        groups: Range<u32>,
+        parts: u32,
+        from: Operand,
+        to: Operand,
+    ) -> Result<(), PlanError> {
         let view = &self.geometry.view;
         let paired = to == Operand::Gathered;
         if paired {
@@ -309,22 +338,21 @@ impl<'a> Planner<'a> {
         let overrides = Overrides { paired, weight, bias: false, ..affine };
         let weight = if weight { Operand::Weight } else { Operand::Absent };
         let operands = [weight, Operand::Moments, from, to];
-        let groups = view.groups();
-        let stage = self.geometry.entries(
+        let mut stage = self.geometry.entries(
             Kernel::GatherSums,
-            groups,
+            groups.end - groups.start,
             parts,
             parts,
             overrides,
             &operands,
         )?;
+        stage.task.span[0] = groups.start;
         self.plan.stages.push(stage);
         Ok(())
     }
 
     fn params(&mut self, view: View, parts: u32, wants: Wants) -> Result<(), PlanError> {
-        let Geometry { problem, caps, offsets, .. } = self.geometry;
-        let geometry = Geometry::new(problem, view, caps, offsets);
+        let geometry = self.over(view);
         let overrides = Overrides {
             weight: wants.weight,
             bias: wants.bias,
@@ -347,7 +375,12 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn input(&mut self) -> Result<(), PlanError> {
+    fn input(
+        &mut self,
+        groups: Range<u32>,
+        slicing: Slicing,
+        style: [f32; 4],
+    ) -> Result<(), PlanError> {
         let constant = self.geometry.problem.source.is_constant();
         let overrides = Overrides {
             constant,
@@ -362,6 +395,6 @@ impl<'a> Planner<'a> {
             _ => Operand::X,
         };
         let bound = [(Role::Moments, moments), (Role::X, x)];
-        self.pass(Kernel::InputGrad, self.geometry.looped(), overrides, &bound)
+        self.pass(Kernel::InputGrad, groups, slicing, overrides, &bound, style)
     }
 }

@@ -1,9 +1,10 @@
 //! The planner of the forward pass.
 
-use super::geometry::{Geometry, PLAIN, Pass, Slicing};
+use super::geometry::{BACKWARDS, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Keep, Kernel, Offsets, Operand, Overrides, Plan, Role};
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Estimator, PlanError};
+use std::ops::Range;
 
 impl Plan {
     /// Plans the forward pass.
@@ -107,23 +108,14 @@ impl Planner<'_> {
                         ..geometry.epilogue()
                     };
                     let bound = [(Role::Moments, out.unwrap_or(Operand::Absent))];
-                    self.pass(Kernel::NormRow, slicing, 1, overrides, &bound, PLAIN)?;
+                    let all = geometry.all();
+                    self.pass(Kernel::NormRow, all, slicing, 1, overrides, &bound, PLAIN)?;
                     if out == Some(Operand::Partials) {
                         self.keep_partials(&slicing);
                     }
                     self.update(1, out.unwrap_or(Operand::Absent))?;
                 } else {
-                    let slicing = geometry.split_groups();
-                    let mut parts = slicing.slices;
-                    let mut from = Operand::Partials;
-                    if keep == Keep::Moments {
-                        self.statistics(slicing, Operand::Moments)?;
-                        (parts, from) = (1, Operand::Moments);
-                    } else {
-                        self.stats_pass(slicing, Operand::Partials)?;
-                    }
-                    self.apply(slicing, parts, from, PLAIN)?;
-                    self.update(parts, from)?;
+                    self.split(keep)?;
                 }
             }
         }
@@ -135,38 +127,60 @@ impl Planner<'_> {
         Ok(self.plan)
     }
 
+    /// Groups longer than registers: statistics, then y, run by run.
+    fn split(&mut self, keep: Keep) -> Result<(), PlanError> {
+        let runs: Vec<_> = self.geometry.runs(1).collect();
+        let slicing = self.geometry.split_runs(runs[0].end);
+        for groups in runs {
+            self.stats_pass(slicing, groups.clone(), Operand::Partials)?;
+            self.apply_to(groups, slicing, slicing.slices, Operand::Partials, BACKWARDS)?;
+        }
+        if keep == Keep::Moments {
+            self.gather(slicing.slices, Operand::Partials, Operand::Absent)?;
+        }
+        self.update(slicing.slices, Operand::Partials)
+    }
+
     fn keep_partials(&mut self, slicing: &Slicing) {
         let bytes = slicing.partials(&self.geometry.view);
         self.plan.partials = self.plan.partials.max(bytes);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "those of a pass")]
     fn pass(
         &mut self,
         kernel: Kernel,
+        groups: Range<u32>,
         slicing: Slicing,
         parts: u32,
         overrides: Overrides,
         bound: &[(Role, Operand)],
         style: [f32; 4],
     ) -> Result<(), PlanError> {
-        let pass = Pass { kernel, slicing, parts, overrides, bound, style };
+        let pass = Pass { kernel, groups, slicing, parts, overrides, bound, style };
         self.geometry.pass(&pass, &mut self.plan.stages)
     }
 
-    fn stats_pass(&mut self, slicing: Slicing, to: Operand) -> Result<(), PlanError> {
+    fn stats_pass(
+        &mut self,
+        slicing: Slicing,
+        groups: Range<u32>,
+        to: Operand,
+    ) -> Result<(), PlanError> {
         if to == Operand::Partials {
             self.keep_partials(&slicing);
         }
         let bound = [(Role::Moments, to)];
-        self.pass(Kernel::StatsRow, slicing, 1, Overrides::default(), &bound, PLAIN)
+        self.pass(Kernel::StatsRow, groups, slicing, 1, Overrides::default(), &bound, PLAIN)
     }
 
     /// One entry per statistic.
     fn statistics(&mut self, slicing: Slicing, to: Operand) -> Result<(), PlanError> {
+        let all = self.geometry.all();
         if slicing.slices == 1 {
-            return self.stats_pass(slicing, to);
+            return self.stats_pass(slicing, all, to);
         }
-        self.stats_pass(slicing, Operand::Partials)?;
+        self.stats_pass(slicing, all, Operand::Partials)?;
         self.gather(slicing.slices, Operand::Partials, Operand::Absent)
     }
 
@@ -193,10 +207,21 @@ impl Planner<'_> {
         from: Operand,
         style: [f32; 4],
     ) -> Result<(), PlanError> {
+        self.apply_to(self.geometry.all(), slicing, parts, from, style)
+    }
+
+    fn apply_to(
+        &mut self,
+        groups: Range<u32>,
+        slicing: Slicing,
+        parts: u32,
+        from: Operand,
+        style: [f32; 4],
+    ) -> Result<(), PlanError> {
         let overrides = self.geometry.epilogue();
         let running = if overrides.running { Operand::Running } else { Operand::Absent };
         let bound = [(Role::Moments, from), (Role::Running, running)];
-        self.pass(Kernel::Apply, slicing, parts, overrides, &bound, style)
+        self.pass(Kernel::Apply, groups, slicing, parts, overrides, &bound, style)
     }
 
     /// Running statistics, a row of lanes per channel, as many lanes as there are samples to share out;

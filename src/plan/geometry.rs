@@ -5,6 +5,7 @@ use super::{
 };
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Activation, PlanError, View};
+use std::ops::Range;
 
 /// Lanes of a workgroup. 256 is what every WebGPU device offers; devices with fewer get fewer.
 const LANES: u32 = 256;
@@ -32,6 +33,8 @@ const STRIPS: u32 = 256;
 /// Groups that such a workgroup takes at least: its entries (16 bytes written, 16 read) are then a twelfth
 /// of what it moves of x, dy and dx (12 bytes an element).
 const STRIP_MIN: u32 = 32;
+/// Most runs of groups through the cache: so many times two dispatches wait for each other.
+const RUNS_MAX: u32 = 64;
 /// Slices are multiples of this, so that each starts at a vec4 and at an aligned byte.
 const SLICE_STEP: u32 = 64;
 
@@ -102,6 +105,8 @@ impl Slab {
 pub(super) struct Pass<'a> {
     pub kernel: Kernel,
     pub slicing: Slicing,
+    /// All groups, or those of a run.
+    pub groups: Range<u32>,
     /// Entries per statistic in the moments or sums it reads.
     pub parts: u32,
     pub overrides: Overrides,
@@ -113,6 +118,8 @@ pub(super) struct Pass<'a> {
 
 /// Weight and bias as they are, m2 divided by the count.
 pub(super) const PLAIN: [f32; 4] = [1.0, 1.0, 0.0, 0.0];
+/// The same, rows from the last to the first: for what another pass has just read.
+pub(super) const BACKWARDS: [f32; 4] = [1.0, 1.0, 0.0, 1.0];
 
 impl<'a> Geometry<'a> {
     pub fn new(problem: &'a Problem, view: View, caps: &'a Caps, offsets: &'a Offsets) -> Self {
@@ -178,11 +185,34 @@ impl<'a> Geometry<'a> {
         self.whole_groups(TILE_MAX)
     }
 
+    /// All groups.
+    pub fn all(&self) -> Range<u32> {
+        0..self.view.groups()
+    }
+
+    /// Runs of groups that take two passes each before the next run is begun, so that the second pass finds
+    /// in the cache what the first one read: so many tensors, in half of the cache. The other half is for
+    /// what the second pass writes.
+    pub fn runs(&self, tensors: u64) -> impl Iterator<Item = Range<u32>> + use<> {
+        let groups = self.view.groups();
+        let bytes = u64::from(self.view.group_len()) * self.element() * tensors;
+        let all = u64::from(groups) * bytes;
+        let unknown = self.caps.cache == 0;
+        let one =
+            unknown || all <= self.caps.cache || u64::from(self.view.elements()) > self.window;
+        let fitting = (self.caps.cache / 2 / bytes).min(all / bytes) as u32;
+        let step = if self.columns { COLUMNS } else { 1 };
+        let run = fitting.max(groups.div_ceil(RUNS_MAX)).max(1).next_multiple_of(step);
+        let run = if one { groups } else { run };
+        (0..groups).step_by(run as usize).map(move |first| first..groups.min(first + run))
+    }
+
     /// Regime "split group": enough slices to fill the device, none with too little work.
-    pub fn split_groups(&self) -> Slicing {
+    /// `groups` are worked on at a time.
+    pub fn split_runs(&self, groups: u32) -> Slicing {
         let view = &self.view;
         let rows = if self.columns { self.columns(COLUMNS) } else { 1 };
-        let workgroups = view.groups().div_ceil(rows);
+        let workgroups = groups.div_ceil(rows);
         let wanted = WORKGROUPS_ENOUGH.div_ceil(workgroups).min(SLICES_MAX.min(self.wg));
         let least = (SLICE_MIN / rows).max(SLICE_STEP);
         let mut slice_len = slice_of(view.group_len(), wanted).max(least);
@@ -227,7 +257,12 @@ impl<'a> Geometry<'a> {
 
     /// For kernels that loop over what they walk: only the shape of the work matters.
     pub fn looped(&self) -> Slicing {
-        self.whole_groups(TILE_IDEAL).unwrap_or_else(|| self.split_groups())
+        self.looped_runs(self.view.groups())
+    }
+
+    /// The same where so many groups are worked on at a time.
+    pub fn looped_runs(&self, groups: u32) -> Slicing {
+        self.whole_groups(TILE_IDEAL).unwrap_or_else(|| self.split_runs(groups))
     }
 
     fn element(&self) -> u64 {
@@ -244,7 +279,8 @@ impl<'a> Geometry<'a> {
             return Err(binding_limit("a window of the tensor", needed, self.caps.max_binding));
         }
         if u64::from(elements) <= window {
-            let span = [0, 0, slicing.slices, groups * slicing.slices];
+            let Range { start, end } = pass.groups;
+            let span = [start, 0, slicing.slices, (end - start) * slicing.slices];
             stages.push(self.stage(pass, span, Window { first: 0, len: elements })?);
         } else if !self.dense {
             self.pass_slabs(pass, stages)?;

@@ -29,6 +29,9 @@ pub struct Caps {
     pub offset_alignment: u64,
     /// Most storage buffers of one dispatch.
     pub storage_buffers: u32,
+    /// Bytes of the last cache before memory; 0 if that is not known. Tensors beyond it, with groups that
+    /// need two passes, are worked on run by run.
+    pub cache: u64,
 }
 
 /// Byte offsets of the operands in their buffers. They decide alignment and windows.
@@ -403,7 +406,8 @@ pub struct Task {
     pub param_base: [u32; 4],
     /// eps, momentum, 1 − momentum, slope of a leaky ReLU.
     pub scalars: [f32; 4],
-    /// Factor of weight, factor of bias, subtracted from a count to divide m2 by, unused.
+    /// Factor of weight, factor of bias, subtracted from a count to divide m2 by, 1 where rows are taken
+    /// from the last to the first.
     pub style: [f32; 4],
 }
 

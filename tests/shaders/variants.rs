@@ -35,7 +35,14 @@ const ACTIVATIONS: [Activation; 8] = [
 
 /// A base device with this many lanes, and with storage bindings of this size, and all that kernels need.
 pub fn caps(lanes: u32, max_binding: u64) -> Caps {
-    Caps { lanes, max_binding, max_grid: 65_535, offset_alignment: 256, storage_buffers: 10 }
+    Caps {
+        lanes,
+        max_binding,
+        max_grid: 65_535,
+        offset_alignment: 256,
+        storage_buffers: 10,
+        cache: 0,
+    }
 }
 
 /// How many kinds of view there are.
