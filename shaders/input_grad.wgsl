@@ -1,6 +1,6 @@
 // input_grad: dx = rstd · (γg - Σγg/n - xhat · Σγg·xhat/n), without the sums where statistics are constants, and
 // without the first where nothing is centered.
-// group(0): task · x · y (dx, written) · weight · bias · moments (unless CONSTANT paired with sums) · dy · mask
+// group(0): task · x · y (dx, written) · addend · weight · bias · moments (unless CONSTANT paired with sums) · dy · mask
 // host twin: src/host/grads.rs
 
 override CONSTANT: bool = false;

@@ -260,7 +260,7 @@ fn small_limits_are_named() {
         ("max_storage_buffers_per_shader_stage", 8, 4, |l| {
             l.max_storage_buffers_per_shader_stage = 4;
         }),
-        ("max_bindings_per_bind_group", 9, 8, |l| l.max_bindings_per_bind_group = 8),
+        ("max_bindings_per_bind_group", 16, 8, |l| l.max_bindings_per_bind_group = 8),
         ("max_uniform_buffer_binding_size", 176, 128, |l| l.max_uniform_buffer_binding_size = 128),
         ("max_storage_buffer_binding_size", 4096, 1024, |l| {
             l.max_storage_buffer_binding_size = 1024;

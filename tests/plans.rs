@@ -377,14 +377,17 @@ fn traffic_is_at_the_floor() {
         // x and dy; the addend where the activation must be computed again, and its gradient.
         assert_eq!(back(&of(short, false), false, &WEBGPU), (2.0, 1.0), "{kind}");
         assert_eq!(back(&of(short, true), false, &ROOMY), (3.0, 2.0), "{kind}");
-        assert_eq!(back(&of(short, true), false, &WEBGPU), (5.0, 2.0), "{kind}");
         assert_eq!(back(&of(long, false), false, &WEBGPU), (4.0, 1.0), "{kind}");
-        assert_eq!(back(&of(long, true), false, &ROOMY), (5.0, 2.0), "{kind}");
-        assert_eq!(back(&of(long, true), false, &WEBGPU), (7.0, 2.0), "{kind}");
+        // In 16 bits it is computed again: dx shall be rounded once.
+        let again = if dtype == DType::F32 { [5.0, 5.0, 7.0] } else { [9.0, 6.0, 9.0] };
+        assert_eq!(back(&of(short, true), false, &WEBGPU), (again[0], 2.0), "{kind}");
+        assert_eq!(back(&of(long, true), false, &ROOMY), (again[1], 2.0), "{kind}");
+        assert_eq!(back(&of(long, true), false, &WEBGPU), (again[2], 2.0), "{kind}");
         // Parameters are summed on the way, but for those that vary from channel to channel in a group.
         let apart = if matches!(kind, 4 | 5) { 2.0 } else { 0.0 };
         assert_eq!(back(&of(short, false), true, &WEBGPU), (2.0 + apart, 1.0), "{kind}");
-        assert_eq!(back(&of(short, true), true, &ROOMY), (3.0 + apart, 2.0), "{kind}");
+        let again = if dtype == DType::F32 { apart } else { 1.5 * apart };
+        assert_eq!(back(&of(short, true), true, &ROOMY), (3.0 + again, 2.0), "{kind}");
     }
 }
 

@@ -3,7 +3,7 @@
 use super::geometry::{BACKWARDS, ENTRY, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan, Role, Wants};
 use crate::problem::Problem;
-use crate::{Activation, PlanError, View};
+use crate::{Activation, DType, PlanError, View};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -138,9 +138,9 @@ impl<'a> Planner<'a> {
         kernel.bindings().len() as u32 <= self.geometry.caps.storage_buffers
     }
 
-    /// From here on the addend's gradient stands for dy.
+    /// From here on the addend's gradient stands for dy. Not in 16 bits: dx shall be rounded once.
     fn go_behind(&mut self, behind: &'a Problem) {
-        if self.problem().has_gradient() {
+        if self.problem().has_gradient() && self.problem().dtype == DType::F32 {
             self.dy = Operand::Gradient;
             self.geometry.problem = behind;
         }
@@ -155,6 +155,9 @@ impl<'a> Planner<'a> {
         let with_params =
             wants_params && (problem.view.params_follow_groups() || columns.is_some());
         let on_the_way = problem.has_gradient() && self.binds(Kernel::GradRowAddend);
+        if problem.has_gradient() && !on_the_way && problem.dtype != DType::F32 {
+            return None; // the addend would be read again
+        }
         let worth = !problem.source.is_constant() || on_the_way || with_params;
         let slicing = columns.or_else(|| self.geometry.gradient_in_registers())?;
         (worth && !wants.given_sums).then_some((slicing, columns.is_some()))
@@ -216,7 +219,10 @@ impl<'a> Planner<'a> {
             self.gradient_apart(behind)?;
         }
         let front = (self.geometry.problem, self.dy);
-        let kernel = if front.0.has_gradient() { Kernel::SumsRowAddend } else { Kernel::SumsRow };
+        let kernel = match problem.has_gradient() && on_the_way {
+            true => Kernel::SumsRowAddend,
+            false => Kernel::SumsRow,
+        };
         let runs: Vec<_> = self.geometry.runs(2).filter(|_| sums_here).collect();
         let parts = if sums_here {
             let slicing = self.geometry.looped_runs(runs[0].end);

@@ -281,6 +281,7 @@ impl Kernel {
             Kernel::InputGrad => &[
                 (X, false),
                 (Y, true),
+                (Addend, false),
                 (Weight, false),
                 (Bias, false),
                 (Moments, false),
