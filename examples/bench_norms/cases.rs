@@ -1,19 +1,26 @@
 //! What is timed.
 
+use std::ops::DerefMut;
 use wgnorm::{
-    Affine, BatchNorm2d, Context, DType, Error, FusedBatchNorm2d, GroupNorm, InstanceNorm2d,
-    LayerNorm, MemoryOrder, Mode, NormLayer, RmsNorm,
+    Activation, Affine, BatchNorm2d, Context, DType, Error, Extras, FusedBatchNorm2d, GroupNorm,
+    InstanceNorm2d, LayerNorm, MemoryOrder, Mode, NormLayer, Parameters, RmsNorm, Tensor,
 };
+
+/// Of all layers.
+pub const EPS: f64 = 1e-5;
 
 #[derive(Clone, Copy, PartialEq)]
 pub enum Op {
     InstanceNorm,
+    InstanceNormRelu,
     InstanceNormBackward,
     BatchNormTrain,
     BatchNormEval,
+    BatchNormBackward,
     FusedBatchNormRelu,
     GroupNorm,
-    LayerNormRows,
+    LayerNorm,
+    LayerNormBackward,
     RmsNorm,
 }
 
@@ -21,19 +28,31 @@ impl Op {
     pub fn name(self) -> &'static str {
         match self {
             Op::InstanceNorm => "in_fwd",
+            Op::InstanceNormRelu => "in_relu_fwd",
             Op::InstanceNormBackward => "in_bwd",
             Op::BatchNormTrain => "bn_train_fwd",
             Op::BatchNormEval => "bn_eval_fwd",
+            Op::BatchNormBackward => "bn_train_bwd",
             Op::FusedBatchNormRelu => "fused_bn_relu_fwd",
             Op::GroupNorm => "gn_fwd",
-            Op::LayerNormRows => "ln_fwd_rows",
+            Op::LayerNorm => "ln_fwd_rows",
+            Op::LayerNormBackward => "ln_bwd_rows",
             Op::RmsNorm => "rms_fwd",
         }
+    }
+
+    pub fn is_backward(self) -> bool {
+        matches!(self, Op::InstanceNormBackward | Op::BatchNormBackward | Op::LayerNormBackward)
+    }
+
+    pub fn has_relu(self) -> bool {
+        matches!(self, Op::InstanceNormRelu | Op::FusedBatchNormRelu)
     }
 }
 
 pub struct Case {
     pub op: Op,
+    /// (N, C, H, W), or rows of features.
     pub shape: &'static [usize],
     pub dtype: DType,
     pub order: MemoryOrder,
@@ -47,12 +66,7 @@ impl Case {
     }
 
     pub fn dtype_name(&self) -> &'static str {
-        match self.dtype {
-            DType::F32 => "f32",
-            DType::F16 => "f16",
-            DType::BF16 => "bf16",
-            _ => "f64",
-        }
+        if self.dtype == DType::F16 { "f16" } else { "f32" }
     }
 
     pub fn layout_name(&self) -> &'static str {
@@ -72,38 +86,75 @@ impl Case {
         self.elements() * self.dtype.size()
     }
 
-    pub fn is_backward(&self) -> bool {
-        self.op == Op::InstanceNormBackward
-    }
-
     /// Bytes that must be moved: x and y, or x, dy and dx.
     pub fn floor_bytes(&self) -> usize {
-        self.bytes() * if self.is_backward() { 3 } else { 2 }
+        self.bytes() * if self.op.is_backward() { 3 } else { 2 }
     }
 
     pub fn mode(&self) -> Mode {
         if self.op == Op::BatchNormEval { Mode::Eval } else { Mode::Train }
     }
 
+    pub fn extras(&self) -> Extras<'static> {
+        match self.op {
+            Op::InstanceNormRelu => Extras::new().with_activation(Activation::Relu),
+            _ => Extras::new(),
+        }
+    }
+
+    /// Of GroupNorm: as many as divide the channels, 32 at most.
+    pub fn groups(&self) -> usize {
+        (1..=32).rev().find(|&groups| self.shape[1].is_multiple_of(groups)).unwrap_or(1)
+    }
+
     pub fn layer(&self, context: &Context) -> Result<Box<dyn NormLayer>, Error> {
         let channels = self.shape[1];
-        Ok(match self.op {
-            Op::InstanceNorm | Op::InstanceNormBackward => {
-                Box::new(InstanceNorm2d::config(channels).with_affine(Affine::Both).init(context)?)
+        match self.op {
+            Op::InstanceNorm | Op::InstanceNormRelu | Op::InstanceNormBackward => {
+                let config = InstanceNorm2d::config(channels).with_eps(EPS);
+                filled(config.with_affine(Affine::Both).init(context)?)
             }
-            Op::BatchNormTrain | Op::BatchNormEval => {
-                Box::new(BatchNorm2d::config(channels).init(context)?)
+            Op::BatchNormTrain | Op::BatchNormEval | Op::BatchNormBackward => {
+                filled(BatchNorm2d::config(channels).with_eps(EPS).init(context)?)
             }
-            Op::FusedBatchNormRelu => Box::new(FusedBatchNorm2d::config(channels).init(context)?),
+            Op::FusedBatchNormRelu => {
+                filled(FusedBatchNorm2d::config(channels).with_eps(EPS).init(context)?)
+            }
             Op::GroupNorm => {
-                // As many groups as divide the channels, 32 at most.
-                let groups = (1..=32).rev().find(|g| channels.is_multiple_of(*g)).unwrap_or(1);
-                Box::new(GroupNorm::config(groups, channels).init(context)?)
+                filled(GroupNorm::config(self.groups(), channels).with_eps(EPS).init(context)?)
             }
-            Op::LayerNormRows => Box::new(LayerNorm::config([channels]).init(context)?),
-            Op::RmsNorm => Box::new(RmsNorm::config([channels]).init(context)?),
-        })
+            Op::LayerNorm | Op::LayerNormBackward => {
+                filled(LayerNorm::config([channels]).with_eps(EPS).init(context)?)
+            }
+            Op::RmsNorm => filled(RmsNorm::config([channels]).with_eps(EPS).init(context)?),
+        }
     }
+}
+
+/// A value that tells parameters and channels apart; exact in all element types.
+pub fn parameter(name: &str, channel: usize) -> f32 {
+    let step = (channel % 8) as f32 / 8.0;
+    match name {
+        "weight" => 0.5 + step,
+        "bias" => step - 0.25,
+        "running_mean" => step,
+        _ => 1.0 + step,
+    }
+}
+
+fn filled<L>(mut layer: L) -> Result<Box<dyn NormLayer>, Error>
+where
+    L: NormLayer + DerefMut<Target = Parameters> + 'static,
+{
+    for (name, mut values) in layer.named_parameters_mut() {
+        values.fill(|channel| parameter(name, channel))?;
+    }
+    let channels = layer.weight().map_or(0, |weight| weight.shape()[0]);
+    for (name, mut values) in layer.named_buffers_mut() {
+        let new = (0..channels).map(|channel| parameter(name, channel)).collect();
+        values.set(&Tensor::from_vec([channels], new)?)?;
+    }
+    Ok(Box::new(layer))
 }
 
 const PLANES: [&[usize]; 8] = [
@@ -121,25 +172,29 @@ const ROWS: [&[usize]; 2] = [&[4096, 768], &[8192, 4096]];
 const OTHERS: [&[usize]; 4] =
     [&[1, 32, 256, 256], &[8, 256, 32, 32], &[1, 32, 1024, 1024], &[64, 512, 7, 7]];
 
+const PLANE_OPS: [Op; 8] = [
+    Op::InstanceNorm,
+    Op::InstanceNormRelu,
+    Op::InstanceNormBackward,
+    Op::BatchNormTrain,
+    Op::BatchNormEval,
+    Op::BatchNormBackward,
+    Op::FusedBatchNormRelu,
+    Op::GroupNorm,
+];
+const ROW_OPS: [Op; 3] = [Op::LayerNorm, Op::LayerNormBackward, Op::RmsNorm];
+
 pub fn cases() -> Vec<Case> {
-    let plane_ops = [
-        Op::InstanceNorm,
-        Op::InstanceNormBackward,
-        Op::BatchNormTrain,
-        Op::BatchNormEval,
-        Op::FusedBatchNormRelu,
-        Op::GroupNorm,
-    ];
     let plain =
         |op, shape| Case { op, shape, dtype: DType::F32, order: MemoryOrder::ChannelsFirst };
     let mut cases = Vec::new();
-    for op in plane_ops {
+    for op in PLANE_OPS {
         cases.extend(PLANES.map(|shape| plain(op, shape)));
     }
-    for op in [Op::LayerNormRows, Op::RmsNorm] {
+    for op in ROW_OPS {
         cases.extend(ROWS.map(|shape| plain(op, shape)));
     }
-    for op in plane_ops {
+    for op in PLANE_OPS {
         cases.extend(OTHERS.map(|shape| Case { dtype: DType::F16, ..plain(op, shape) }));
         let order = MemoryOrder::ChannelsLast;
         cases.extend(OTHERS.map(|shape| Case { order, ..plain(op, shape) }));

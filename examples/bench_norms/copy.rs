@@ -1,39 +1,41 @@
-//! The copy that everything is measured against: the better of memcpy and of stores past the caches.
+//! The host's copies: memcpy, and stores that go past the caches.
 
 use rayon::prelude::*;
 
-/// Bytes from which on memory is copied past the caches.
-pub fn best(threads: usize, from: &[u8], to: &mut [u8], stream: bool) {
-    let piece = from.len().div_ceil(threads).next_multiple_of(64);
-    let copy = if stream { past_caches } else { <[u8]>::copy_from_slice as fn(&mut [u8], &[u8]) };
-    if threads == 1 {
-        return copy_piece(copy, to, from);
-    }
-    to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(to, from)| copy(to, from));
-}
+/// A way to copy a slice into one as long.
+pub type Copy = fn(&mut [u8], &[u8]);
+pub const WAYS: [Copy; 2] = [<[u8]>::copy_from_slice, past_caches];
 
-fn copy_piece(copy: fn(&mut [u8], &[u8]), to: &mut [u8], from: &[u8]) {
-    copy(to, from);
+/// A piece per thread, on the threads of rayon's pool.
+pub fn copy(way: Copy, to: &mut [u8], from: &[u8]) {
+    let threads = rayon::current_num_threads();
+    if threads == 1 {
+        return way(to, from);
+    }
+    let piece = from.len().div_ceil(threads).next_multiple_of(64);
+    to.par_chunks_mut(piece).zip(from.par_chunks(piece)).for_each(|(to, from)| way(to, from));
 }
 
 #[cfg(target_arch = "x86_64")]
 fn past_caches(to: &mut [u8], from: &[u8]) {
     use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    assert_eq!(to.len(), from.len());
     let head = to.as_ptr().align_offset(64).min(to.len());
-    to[..head].copy_from_slice(&from[..head]);
-    let (to, from) = (&mut to[head..], &from[head..]);
-    let lines = to.len() / 64;
-    for line in 0..lines {
-        let (to, from) = (&mut to[line * 64..][..64], &from[line * 64..][..64]);
-        for i in 0..4 {
-            // SAFETY: 64 bytes on both sides, and `to` is aligned to 64.
+    let (to_head, to) = to.split_at_mut(head);
+    let (from_head, from) = from.split_at(head);
+    to_head.copy_from_slice(from_head);
+    let (to_lines, to_rest) = to.as_chunks_mut::<64>();
+    let (from_lines, from_rest) = from.as_chunks::<64>();
+    for (to, from) in to_lines.iter_mut().zip(from_lines) {
+        for i in (0..64).step_by(16) {
+            // SAFETY: 16 bytes of 64 on both sides, and `to` is aligned to 64.
             unsafe {
-                let value = _mm_loadu_si128(from.as_ptr().cast::<__m128i>().add(i));
-                _mm_stream_si128(to.as_mut_ptr().cast::<__m128i>().add(i), value);
+                let value = _mm_loadu_si128(from.as_ptr().add(i).cast::<__m128i>());
+                _mm_stream_si128(to.as_mut_ptr().add(i).cast::<__m128i>(), value);
             }
         }
     }
-    to[lines * 64..].copy_from_slice(&from[lines * 64..]);
+    to_rest.copy_from_slice(from_rest);
     // SAFETY: always there on x86-64.
     unsafe { _mm_sfence() }
 }

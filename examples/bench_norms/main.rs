@@ -1,20 +1,61 @@
 //! Times the layers against a plain copy of the same bytes, on the same device and in the same run.
 //!
 //! ```text
-//! cargo run --release --example bench_norms -- --json [--backend gpu|host] [--adapter NAME]
-//!     [--filter TEXT] [--threads N] [--seconds S]
+//! cargo run --release --example bench_norms -- [--json] [--backend gpu|host] [--adapter NAME]
+//!     [--filter TEXT] [--threads N] [--seconds S] [--batched N] [--plot FILE.svg]
 //! ```
 //!
-//! One line per operation and shape. Inputs and outputs rotate over about 192 MB of distinct tensors, so
-//! that none is in a cache because the call before left it there; every answer is checked first.
+//! One line per operation and shape whose name contains TEXT. Without `--backend` it is the GPU if there
+//! is one in hardware or `--adapter` names one, else the host. Inputs and outputs rotate over about
+//! 192 MB of distinct tensors, so that none is in a cache because the call before left it there. Before
+//! a case is timed its answer is checked: the host's against plain arithmetic in f64, a GPU's against
+//! the host's.
+//!
+//! On a GPU forward calls are recorded into one compute pass, `--batched` many, and timed by the
+//! device's timestamps where it has them; backward calls from submission to completion.
 
+mod answer;
+mod calls;
 mod cases;
+mod clock;
 mod copy;
+mod gpu;
 mod host;
+mod plot;
 
+use answer::Answer;
+use calls::{Calls, Data};
 use cases::{Case, cases};
 use serde::Serialize;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+type Failure = Box<dyn std::error::Error>;
+
+/// Repetitions of a case whatever they take.
+const REPS_MIN: usize = 5;
+
+/// Something that cases run on.
+trait Device {
+    fn name(&self) -> String;
+    /// What a case has to give, from elsewhere.
+    fn expected(&self, case: &Case, data: &Data) -> Result<Answer, Failure>;
+    fn prepare<'a>(&'a self, case: &Case, data: &Data) -> Result<Box<dyn Ready + 'a>, Failure>;
+}
+
+/// A case with its tensors in place, and as many for the copy. Times are in milliseconds; `i` chooses
+/// the tensors.
+trait Ready {
+    fn calls(&self) -> &Calls;
+    fn norm(&mut self, i: usize) -> Result<f64, Failure>;
+    /// How many ways to copy there are.
+    fn copies(&self) -> usize;
+    fn copy(&mut self, way: usize, i: usize) -> Result<f64, Failure>;
+    /// Bytes moved over those of the floor, where there is a plan that says so.
+    fn traffic_ratio(&self) -> Option<f64> {
+        None
+    }
+}
 
 /// One result, as it is printed.
 #[derive(Serialize)]
@@ -23,96 +64,127 @@ struct Line {
     version: &'static str,
     device: String,
     op: &'static str,
-    shape: Vec<usize>,
+    shape: &'static [usize],
     dtype: &'static str,
     layout: &'static str,
     ms_median: f64,
     ms_min: f64,
     /// Bytes of the floor (x and y; backward x, dy and dx) per second.
     gbps: f64,
-    /// Bytes read and written by the copy per second.
+    /// Bytes read and written by the fastest copy per second.
     copy_gbps: f64,
     /// Of the median.
     fraction_of_copy: f64,
-    /// Bytes moved over those of the floor, as planned.
+    /// See [`Ready::traffic_ratio`].
     traffic_ratio: Option<f64>,
     scope: &'static str,
     rotated: usize,
     reps: usize,
 }
 
-/// Times of a case and of the copy beside it, in milliseconds.
-struct Times {
-    norm: Vec<f64>,
-    copy: Vec<f64>,
-    rotated: usize,
-    traffic_ratio: Option<f64>,
-}
-
+#[derive(Default)]
 struct Options {
     json: bool,
-    gpu: bool,
-    adapter: Option<String>,
+    backend: Option<wgnorm::Backend>,
+    adapter: String,
     filter: String,
     threads: usize,
     /// For each case.
     budget: Duration,
+    batched: usize,
+    plot: Option<PathBuf>,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Failure> {
     let options = parse()?;
-    let bench = host::Bench::new(options.threads)?;
-    for case in cases() {
-        if !case.name().starts_with(&options.filter) {
-            continue;
+    let device = open(&options)?;
+    let mut lines = Vec::new();
+    for case in cases().into_iter().filter(|case| case.name().contains(&options.filter)) {
+        let line = run(&*device, &case, options.budget)?;
+        if options.json {
+            println!("{}", serde_json::to_string(&line)?);
+        } else {
+            let Line { ms_median, gbps, copy_gbps, fraction_of_copy, .. } = line;
+            let (name, percent) = (case.name(), 100.0 * fraction_of_copy);
+            println!(
+                "{name:42} {ms_median:8.3} ms {gbps:7.1} GB/s, copy {copy_gbps:7.1}: {percent:3.0} %"
+            );
         }
-        let times = bench.run(&case, options.budget)?;
-        print(&options, &case, bench.device(), times)?;
+        lines.push(line);
     }
-    let _ = (options.gpu, options.adapter);
-    Ok(())
+    if lines.is_empty() {
+        return Err(format!("no case has {:?} in its name", options.filter).into());
+    }
+    options.plot.map_or(Ok(()), |file| plot::draw(&file, &lines))
 }
 
-fn print(
-    options: &Options,
-    case: &Case,
-    device: String,
-    mut times: Times,
-) -> Result<(), serde_json::Error> {
-    let ms_median = median(&mut times.norm);
-    let copy_ms = median(&mut times.copy);
+fn open(options: &Options) -> Result<Box<dyn Device>, Failure> {
+    use wgnorm::Backend;
+    let adapter = match options.backend {
+        Some(Backend::Host) => None,
+        Some(Backend::Gpu) => Some(gpu::adapter(&options.adapter)?),
+        None if options.adapter.is_empty() => {
+            gpu::adapter("").ok().filter(|adapter| !gpu::is_software(adapter))
+        }
+        None => Some(gpu::adapter(&options.adapter)?),
+    };
+    Ok(match adapter {
+        Some(adapter) => Box::new(gpu::Gpu::open(&adapter, options.batched)?),
+        None => Box::new(host::Host::new(options.threads)?),
+    })
+}
+
+/// Checks a case, then times it and the copies in turns.
+fn run(device: &dyn Device, case: &Case, budget: Duration) -> Result<Line, Failure> {
+    let data = Data::of(case);
+    let mut ready = device.prepare(case, &data)?;
+    let rotated = ready.calls().len();
+    for i in 0..rotated {
+        ready.norm(i)?;
+    }
+    answer::check(case, &ready.calls().answer()?, &device.expected(case, &data)?)?;
+    let mut norm = Vec::new();
+    let mut copies = vec![Vec::new(); ready.copies()];
+    for way in 0..copies.len() {
+        for i in 0..rotated {
+            ready.copy(way, i)?;
+        }
+    }
+    // A copy works on tensors far from those just touched.
+    let apart = rotated / (copies.len() + 1);
+    let started = Instant::now();
+    while norm.len() < REPS_MIN || started.elapsed() < budget {
+        let turn = norm.len();
+        norm.push(ready.norm(turn)?);
+        for (way, times) in copies.iter_mut().enumerate() {
+            times.push(ready.copy(way, turn + (way + 1) * apart)?);
+        }
+    }
+    let ms_median = median(&mut norm);
+    let copy_ms = copies.iter_mut().map(|times| median(times)).fold(f64::INFINITY, f64::min);
     let gbps = case.floor_bytes() as f64 / ms_median / 1e6;
     let copy_gbps = 2.0 * case.bytes() as f64 / copy_ms / 1e6;
-    let line = Line {
+    Ok(Line {
         peer: "wgnorm",
         version: env!("CARGO_PKG_VERSION"),
-        device,
+        device: device.name(),
         op: case.op.name(),
-        shape: case.shape.to_vec(),
+        shape: case.shape,
         dtype: case.dtype_name(),
         layout: case.layout_name(),
         ms_median,
-        ms_min: times.norm.iter().copied().fold(f64::INFINITY, f64::min),
+        ms_min: norm[0],
         gbps,
         copy_gbps,
         fraction_of_copy: gbps / copy_gbps,
-        traffic_ratio: times.traffic_ratio,
+        traffic_ratio: ready.traffic_ratio(),
         scope: "device-only",
-        rotated: times.rotated,
-        reps: times.norm.len(),
-    };
-    if options.json {
-        println!("{}", serde_json::to_string(&line)?);
-    } else {
-        println!(
-            "{:40} {ms_median:8.3} ms  copy {copy_ms:8.3} ms  {gbps:6.1} GB/s  {:3.0} % of the copy",
-            case.name(),
-            100.0 * line.fraction_of_copy,
-        );
-    }
-    Ok(())
+        rotated,
+        reps: norm.len(),
+    })
 }
 
+/// Sorts them.
 fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
@@ -120,31 +192,32 @@ fn median(times: &mut [f64]) -> f64 {
 
 fn parse() -> Result<Options, lexopt::Error> {
     use lexopt::prelude::*;
+    use wgnorm::Backend;
     let mut options = Options {
-        json: false,
-        gpu: false,
-        adapter: None,
-        filter: String::new(),
-        threads: 2,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         budget: Duration::from_millis(500),
+        batched: 1,
+        ..Options::default()
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("json") => options.json = true,
             Long("backend") => {
-                options.gpu = match parser.value()?.string()?.as_str() {
-                    "gpu" => true,
-                    "host" => false,
+                options.backend = Some(match parser.value()?.string()?.as_str() {
+                    "gpu" => Backend::Gpu,
+                    "host" => Backend::Host,
                     other => return Err(format!("no such back end: {other}").into()),
-                };
+                });
             }
-            Long("adapter") => options.adapter = Some(parser.value()?.string()?),
+            Long("adapter") => options.adapter = parser.value()?.string()?,
             Long("filter") => options.filter = parser.value()?.string()?,
             Long("threads") => options.threads = parser.value()?.parse()?,
             Long("seconds") => {
                 options.budget = Duration::from_secs_f64(parser.value()?.parse()?);
             }
+            Long("batched") => options.batched = parser.value()?.parse::<usize>()?.max(1),
+            Long("plot") => options.plot = Some(parser.value()?.into()),
             other => return Err(other.unexpected()),
         }
     }
