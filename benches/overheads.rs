@@ -13,8 +13,14 @@ use wgnorm::{
 };
 
 /// What WebGPU grants everywhere.
-const CAPS: Caps =
-    Caps { lanes: 256, max_binding: 128 << 20, max_grid: 65535, offset_alignment: 256 };
+const CAPS: Caps = Caps {
+    lanes: 256,
+    max_binding: 128 << 20,
+    max_grid: 65535,
+    offset_alignment: 256,
+    storage_buffers: 8,
+    cache: 0,
+};
 
 /// Groups that fit a workgroup, and groups that are split over several.
 const SHAPES: [(&str, [usize; 4]); 2] =

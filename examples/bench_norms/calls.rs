@@ -1,7 +1,9 @@
 //! A case on one of the crate's back ends: the layer, and the tensors that its calls rotate over.
 
+use crate::Failure;
 use crate::answer::Answer;
 use crate::cases::Case;
+use wgnorm::plan::{Caps, Keep, Offsets, Plan, Traffic, Wants};
 use wgnorm::{
     Context, DType, Error, Extras, Grads, MemoryOrder, Mode, NormLayer, Saved, Tensor, TensorDesc,
 };
@@ -97,6 +99,25 @@ impl Calls {
         let Work::Forward(calls) = &self.work else { unreachable!("a backward call") };
         let (x, y) = &calls[i];
         self.layer.record(&self.context, pass, x, y, &self.extras, self.mode)
+    }
+
+    /// Bytes that a call's plan moves of its tensors and of everything else, on a GPU.
+    pub fn traffic(&self, caps: &Caps) -> Result<u64, Failure> {
+        let offsets = Offsets::default();
+        let plan = match &self.work {
+            Work::Forward(calls) => {
+                let problem = self.layer.problem(calls[0].0.desc(), self.mode)?;
+                Plan::forward(&problem, caps, &offsets, Keep::Nothing)?
+            }
+            Work::Backward(calls) => {
+                let problem = self.layer.problem(calls[0].1.desc(), self.mode)?;
+                let wants =
+                    Wants { weight: problem.weight, bias: problem.bias, ..Wants::default() };
+                Plan::backward(&problem, caps, &offsets, wants)?
+            }
+        };
+        let Traffic { read, written, entries, .. } = plan.traffic();
+        Ok(read + written + entries)
     }
 
     /// A tensor that a call reads, and the one of the same size that it writes.

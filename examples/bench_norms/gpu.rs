@@ -148,4 +148,8 @@ impl Ready for ReadyGpu<'_> {
         });
         Ok(ms? / self.gpu.batched as f64)
     }
+
+    fn traffic(&self) -> Result<Option<u64>, Failure> {
+        self.gpu.context.caps().map(|caps| self.calls.traffic(&caps)).transpose()
+    }
 }

@@ -51,10 +51,8 @@ trait Ready {
     /// How many ways to copy there are.
     fn copies(&self) -> usize;
     fn copy(&mut self, way: usize, i: usize) -> Result<f64, Failure>;
-    /// Bytes moved over those of the floor, where there is a plan that says so.
-    fn traffic_ratio(&self) -> Option<f64> {
-        None
-    }
+    /// Bytes that the plan of a call moves, where there is one.
+    fn traffic(&self) -> Result<Option<u64>, Failure>;
 }
 
 /// One result, as it is printed.
@@ -75,7 +73,7 @@ struct Line {
     copy_gbps: f64,
     /// Of the median.
     fraction_of_copy: f64,
-    /// See [`Ready::traffic_ratio`].
+    /// Bytes that the plan moves over those of the floor.
     traffic_ratio: Option<f64>,
     scope: &'static str,
     rotated: usize,
@@ -177,7 +175,7 @@ fn run(device: &dyn Device, case: &Case, budget: Duration) -> Result<Line, Failu
         gbps,
         copy_gbps,
         fraction_of_copy: gbps / copy_gbps,
-        traffic_ratio: ready.traffic_ratio(),
+        traffic_ratio: ready.traffic()?.map(|bytes| bytes as f64 / case.floor_bytes() as f64),
         scope: "device-only",
         rotated,
         reps: norm.len(),
