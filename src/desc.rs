@@ -175,6 +175,16 @@ pub(crate) mod sealed {
         fn to_f32(self) -> f32;
         /// As [`narrow`](Self::narrow).
         fn from_f32(v: f32) -> Self;
+        /// [`to_f32`](Self::to_f32) of each.
+        #[inline(always)]
+        fn to_f32s(from: &[Self], to: &mut [f32]) {
+            to.iter_mut().zip(from).for_each(|(to, v)| *to = v.to_f32());
+        }
+        /// [`from_f32`](Self::from_f32) of each.
+        #[inline(always)]
+        fn from_f32s(from: &[f32], to: &mut [Self]) {
+            to.iter_mut().zip(from).for_each(|(to, &v)| *to = Self::from_f32(v));
+        }
         fn wrap(values: Values<'_, Self>) -> HostData<'_>;
         fn unwrap<'t>(data: &'t HostData<'_>) -> Option<&'t [Self]>;
         /// The data themselves, if they are of this type and nobody else's.
@@ -184,7 +194,7 @@ pub(crate) mod sealed {
     }
 
     macro_rules! element {
-        ($type:ty, $variant:ident, $free:ident, $widen:expr, $narrow:expr, $to_f32:expr, $from_f32:expr) => {
+        ($type:ty, $variant:ident, $free:ident, $widen:expr, $narrow:expr, $to_f32:expr, $from_f32:expr $(, $to_f32s:path, $from_f32s:path)?) => {
             impl Element for $type {
                 const IS_NARROW: bool = size_of::<$type>() <= 4;
                 #[inline(always)]
@@ -203,6 +213,16 @@ pub(crate) mod sealed {
                 fn from_f32(v: f32) -> Self {
                     $from_f32(v)
                 }
+                $(
+                    #[inline(always)]
+                    fn to_f32s(from: &[Self], to: &mut [f32]) {
+                        $to_f32s(from, to);
+                    }
+                    #[inline(always)]
+                    fn from_f32s(from: &[f32], to: &mut [Self]) {
+                        $from_f32s(from, to);
+                    }
+                )?
                 fn wrap(values: Values<'_, Self>) -> HostData<'_> {
                     HostData::$variant(values)
                 }
@@ -232,7 +252,9 @@ pub(crate) mod sealed {
         |v: f16| f64::from(half_bits::widen_f16(v.to_bits())),
         |v| f16::from_bits(half_bits::narrow_f16(half_bits::round_to_odd(v))),
         |v: f16| half_bits::widen_f16(v.to_bits()),
-        |v| f16::from_bits(half_bits::narrow_f16(v))
+        |v| f16::from_bits(half_bits::narrow_f16(v)),
+        half_bits::widen_f16s,
+        half_bits::narrow_f16s
     );
     element!(
         bf16,

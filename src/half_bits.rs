@@ -3,6 +3,8 @@
 //! Not those of the `half` crate: where the processor has f16 instructions, it rounds f64 twice, and
 //! otherwise it takes a value just beside a tie for the tie.
 
+use half::f16;
+
 /// An f16 as f32, exactly.
 #[inline(always)]
 pub(crate) fn widen_f16(bits: u16) -> f32 {
@@ -58,10 +60,113 @@ pub(crate) fn round_to_odd(v: f64) -> f32 {
     f32::from_bits((near.to_bits() - beyond) | u32::from(back != v))
 }
 
+/// As many elements of both types, as f32; the faster of [`widen_f16`] and the processor's own.
+#[inline(always)]
+pub(crate) fn widen_f16s(from: &[f16], to: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if f16c::is_there() {
+        return f16c::widen(from, to);
+    }
+    to.iter_mut().zip(from).for_each(|(to, v)| *to = widen_f16(v.to_bits()));
+}
+
+/// As many elements of both types, the nearest f16; the faster of [`narrow_f16`] and the processor's own,
+/// which rounds f32 alike.
+#[inline(always)]
+pub(crate) fn narrow_f16s(from: &[f32], to: &mut [f16]) {
+    #[cfg(target_arch = "x86_64")]
+    if f16c::is_there() {
+        return f16c::narrow(from, to);
+    }
+    to.iter_mut().zip(from).for_each(|(to, &v)| *to = f16::from_bits(narrow_f16(v)));
+}
+
+/// x86-64's conversions of eight at a time.
+#[cfg(target_arch = "x86_64")]
+mod f16c {
+    use half::f16;
+    use std::arch::x86_64::{
+        __m128i, _MM_FROUND_TO_NEAREST_INT, _mm_loadu_si128, _mm_storeu_si128, _mm256_cvtph_ps,
+        _mm256_cvtps_ph, _mm256_loadu_ps, _mm256_storeu_ps,
+    };
+
+    #[inline(always)]
+    pub fn is_there() -> bool {
+        is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx")
+    }
+
+    /// Only where they are there.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "instructions that not every processor has")]
+    pub fn widen(from: &[f16], to: &mut [f32]) {
+        debug_assert!(is_there());
+        // SAFETY: the caller has asked.
+        unsafe { widen_here(from, to) }
+    }
+
+    /// Only where they are there.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "instructions that not every processor has")]
+    pub fn narrow(from: &[f32], to: &mut [f16]) {
+        debug_assert!(is_there());
+        // SAFETY: the caller has asked.
+        unsafe { narrow_here(from, to) }
+    }
+
+    #[target_feature(enable = "avx,f16c")]
+    fn widen_here(from: &[f16], to: &mut [f32]) {
+        let (from, from_rest) = from.as_chunks();
+        let (to, to_rest) = to.as_chunks_mut();
+        for (from, to) in from.iter().zip(to) {
+            widen_eight(from, to);
+        }
+        let (mut eight, mut wide) = ([f16::ZERO; 8], [0.0; 8]);
+        let rest = from_rest.len().min(to_rest.len());
+        eight[..rest].copy_from_slice(&from_rest[..rest]);
+        widen_eight(&eight, &mut wide);
+        to_rest[..rest].copy_from_slice(&wide[..rest]);
+    }
+
+    #[target_feature(enable = "avx,f16c")]
+    fn narrow_here(from: &[f32], to: &mut [f16]) {
+        let (from, from_rest) = from.as_chunks();
+        let (to, to_rest) = to.as_chunks_mut();
+        for (from, to) in from.iter().zip(to) {
+            narrow_eight(from, to);
+        }
+        let (mut wide, mut eight) = ([0.0; 8], [f16::ZERO; 8]);
+        let rest = from_rest.len().min(to_rest.len());
+        wide[..rest].copy_from_slice(&from_rest[..rest]);
+        narrow_eight(&wide, &mut eight);
+        to_rest[..rest].copy_from_slice(&eight[..rest]);
+    }
+
+    #[target_feature(enable = "avx,f16c")]
+    #[expect(unsafe_code, reason = "loads and stores of vectors")]
+    fn widen_eight(from: &[f16; 8], to: &mut [f32; 8]) {
+        // SAFETY: 16 bytes are read and 32 written, at any alignment.
+        unsafe {
+            let words = _mm_loadu_si128(from.as_ptr().cast::<__m128i>());
+            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_cvtph_ps(words));
+        }
+    }
+
+    #[target_feature(enable = "avx,f16c")]
+    #[expect(unsafe_code, reason = "loads and stores of vectors")]
+    fn narrow_eight(from: &[f32; 8], to: &mut [f16; 8]) {
+        // SAFETY: 32 bytes are read and 16 written, at any alignment.
+        unsafe {
+            let wide = _mm256_loadu_ps(from.as_ptr());
+            let words = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(wide);
+            _mm_storeu_si128(to.as_mut_ptr().cast::<__m128i>(), words);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::{bf16, f16};
+    use half::bf16;
 
     fn f16_of(v: f64) -> u16 {
         narrow_f16(round_to_odd(v))
@@ -124,5 +229,27 @@ mod tests {
         assert_eq!(bf16_of(f64::NEG_INFINITY), 0xFF80);
         assert!(bf16::from_bits(bf16_of(f64::NAN)).is_nan());
         assert!(bf16::from_bits(bf16_of(-f64::NAN)).is_nan());
+    }
+
+    /// Every f16, and every f32 halfway between two and beside: slices give what single values give.
+    #[test]
+    fn slices_are_converted_alike() {
+        let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        let mut wide = vec![0.0; all.len() - 3];
+        widen_f16s(&all[..wide.len()], &mut wide);
+        for (v, wide) in all.iter().zip(&wide) {
+            let expected = widen_f16(v.to_bits());
+            assert!(wide.to_bits() == expected.to_bits() || (wide.is_nan() && v.is_nan()));
+        }
+        let beside = |bits: u32| (-2..=2).map(move |step: i32| bits.wrapping_add_signed(step));
+        let halfway = (0..=u32::MAX >> 12).map(|i| i << 12);
+        let values: Vec<f32> = halfway.flat_map(beside).map(f32::from_bits).collect();
+        let mut narrow = vec![f16::ZERO; values.len()];
+        narrow_f16s(&values, &mut narrow);
+        for (&v, narrow) in values.iter().zip(narrow) {
+            let expected = f16::from_bits(narrow_f16(v));
+            let same = narrow.to_bits() == expected.to_bits();
+            assert!(same || (narrow.is_nan() && expected.is_nan()), "{v:e}: {narrow}");
+        }
     }
 }

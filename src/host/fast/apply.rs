@@ -4,7 +4,7 @@ use super::super::activation;
 use super::super::apply::{Normalizer, Table};
 use super::super::walk::{Run, Walk};
 use super::lanes::{
-    EMPTY_TILE, Map, Sink, TILE, Tile, Work, as_f32, as_f32_mut, finish_stream, narrow, vectorized,
+    Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, finish_stream, narrow, vectorized,
     widen,
 };
 use crate::problem::Problem;
@@ -281,10 +281,11 @@ impl<T: Element> Work for Write<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Write { normalizer, part, lines, ahead, y } = self;
+        let mut scratch = Scratch::EMPTY;
         for run in part.runs(usize::MAX) {
             let along = lines.along(&run).with(&normalizer.fast, &run);
             let y = &mut y[run.at.data - part.base.data..];
-            write_run(simd, normalizer, &run, along, ahead, y);
+            write_run(simd, normalizer, &run, along, ahead, &mut scratch, y);
         }
         if normalizer.fast.stream {
             finish_stream();
@@ -300,6 +301,7 @@ pub(super) fn write_run<T: Element, S: Simd>(
     run: &Run,
     along: Along<'_>,
     ahead: usize,
+    scratch: &mut Scratch,
     y: &mut [T],
 ) {
     let stream = normalizer.fast.streams(run.len);
@@ -315,18 +317,18 @@ pub(super) fn write_run<T: Element, S: Simd>(
             _ => along.fill::<S, true>(simd, x, sink),
         };
     }
-    let (mut x, mut z) = (EMPTY_TILE, EMPTY_TILE);
+    let Scratch { x, z } = scratch;
     for start in (0..run.len).step_by(TILE) {
         let run = run.part(start, TILE.min(run.len - start));
-        preactivation(simd, normalizer, &run, along.part(start), &mut x, &mut z);
+        preactivation(simd, normalizer, &run, along.part(start), x, z);
         activate(normalizer.activation, &mut z[..run.len]);
         let y = &mut y[start..];
         match as_f32_mut(&mut *y) {
             Some(y) => {
                 let sink = Sink { y, len: run.len, stream, ahead: 0 };
-                sink.fill(simd, &z, [], &Itself);
+                sink.fill(simd, z, [], &Itself);
             }
-            None => narrow(&z, &mut y[..run.len]),
+            None => narrow(z, &mut y[..run.len]),
         }
     }
 }

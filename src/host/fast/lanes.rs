@@ -13,6 +13,16 @@ pub(super) const LANES_MAX: usize = 16;
 pub(super) type Tile = [f32; TILE + LANES_MAX];
 pub(super) const EMPTY_TILE: Tile = [0.0; TILE + LANES_MAX];
 
+/// Tiles to work in: made once for many runs, since clearing them takes as long as a short run.
+pub(super) struct Scratch {
+    pub x: Tile,
+    pub z: Tile,
+}
+
+impl Scratch {
+    pub const EMPTY: Scratch = Scratch { x: EMPTY_TILE, z: EMPTY_TILE };
+}
+
 /// Work to be compiled for several sets of instructions. `run` and what it calls must be
 /// `inline(always)`.
 pub(super) trait Work {
@@ -306,15 +316,11 @@ pub(super) fn as_f32_mut<T: Element>(values: &mut [T]) -> Option<&mut [f32]> {
 /// Elements as f32, at the start of a tile.
 #[inline(always)]
 pub(super) fn widen<T: Element>(values: &[T], tile: &mut Tile) {
-    for (wide, v) in tile.iter_mut().zip(values) {
-        *wide = v.to_f32();
-    }
+    T::to_f32s(values, &mut tile[..values.len()]);
 }
 
 /// As many f32 as elements.
 #[inline(always)]
 pub(super) fn narrow<T: Element>(from: &[f32], values: &mut [T]) {
-    for (v, &wide) in values.iter_mut().zip(from) {
-        *v = T::from_f32(wide);
-    }
+    T::from_f32s(&from[..values.len()], values);
 }

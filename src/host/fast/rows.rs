@@ -5,7 +5,7 @@ use super::super::apply::{Normalizer, Table, rstd};
 use super::super::stats::{self, Moments};
 use super::super::walk::{Axis, Run, Walk};
 use super::apply::{Along, line, write_run};
-use super::lanes::{Work, finish_stream, vectorized};
+use super::lanes::{Scratch, Work, finish_stream, vectorized};
 use super::stats::{guess, row_about};
 use crate::Element;
 use pulp::Simd;
@@ -61,6 +61,7 @@ impl<T: Element> Work for Rows<'_, T> {
         }
         let len = runs.extent * inner.extent;
         let affine = normalizer.affine.as_ref().filter(|_| normalizer.fast.inside().is_none());
+        let mut scratch = Scratch::EMPTY;
         let some = (BATCH / len).clamp(1, GROUPS);
         for i in 0..a.extent * b.extent {
             let at = part.base.along(a.stride, i / b.extent);
@@ -73,10 +74,10 @@ impl<T: Element> Work for Rows<'_, T> {
                 let mut found = [None; GROUPS];
                 let mut lines = [None; GROUPS];
                 for (i, to) in guesses[..groups].iter_mut().enumerate() {
-                    *to = guess(simd, x(i), len, centered);
+                    *to = guess(simd, x(i), len, centered, &mut scratch.x);
                 }
                 for i in 0..groups {
-                    found[i] = row_about(simd, x(i), len, centered, guesses[i]);
+                    found[i] = row_about(simd, x(i), len, centered, guesses[i], &mut scratch.x);
                 }
                 for i in 0..groups {
                     let Some(m) = &found[i] else { continue };
@@ -103,7 +104,7 @@ impl<T: Element> Work for Rows<'_, T> {
                         let run = Run { len: inner.extent, at, step: inner.stride };
                         let along = Along::Same(line).with(&normalizer.fast, &run);
                         let y = &mut y[i * inner.extent..];
-                        write_run(simd, normalizer, &run, along, groups * len, y);
+                        write_run(simd, normalizer, &run, along, groups * len, &mut scratch, y);
                     }
                 }
             }

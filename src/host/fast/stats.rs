@@ -3,7 +3,7 @@
 use super::super::reduce::Merge;
 use super::super::stats::Moments;
 use super::super::walk::Walk;
-use super::lanes::{EMPTY_TILE, TILE, Terms, Values, Work, as_f32, sums, vectorized, widen};
+use super::lanes::{EMPTY_TILE, TILE, Terms, Tile, Values, Work, as_f32, sums, vectorized, widen};
 use crate::Element;
 use pulp::Simd;
 
@@ -57,9 +57,10 @@ impl<T: Element> Work for Stats<'_, T> {
         if !block.axes[3].is_reduced() {
             return columns(block, x, centered, moments, lost);
         }
+        let mut tile = EMPTY_TILE;
         // Runs of one key each.
         for run in block.runs(usize::MAX) {
-            let Some(part) = row(simd, &x[run.at.data..], run.len, centered) else {
+            let Some(part) = row(simd, &x[run.at.data..], run.len, centered, &mut tile) else {
                 lost.push(run.at.key);
                 continue;
             };
@@ -71,13 +72,26 @@ impl<T: Element> Work for Stats<'_, T> {
 
 /// The moments of the first `len` values.
 #[inline(always)]
-fn row<T: Element, S: Simd>(simd: S, x: &[T], len: usize, centered: bool) -> Option<Moments> {
-    row_about(simd, x, len, centered, guess(simd, x, len, centered))
+fn row<T: Element, S: Simd>(
+    simd: S,
+    x: &[T],
+    len: usize,
+    centered: bool,
+    tile: &mut Tile,
+) -> Option<Moments> {
+    let guess = guess(simd, x, len, centered, tile);
+    row_about(simd, x, len, centered, guess, tile)
 }
 
 /// A number near the mean of the first `len` values; exactly it where all are the same.
 #[inline(always)]
-pub(super) fn guess<T: Element, S: Simd>(simd: S, x: &[T], len: usize, centered: bool) -> f32 {
+pub(super) fn guess<T: Element, S: Simd>(
+    simd: S,
+    x: &[T],
+    len: usize,
+    centered: bool,
+    tile: &mut Tile,
+) -> f32 {
     if !centered {
         return 0.0;
     }
@@ -85,7 +99,7 @@ pub(super) fn guess<T: Element, S: Simd>(simd: S, x: &[T], len: usize, centered:
         return sampled_mean(&x[..len]);
     }
     let first = x[0].to_f32();
-    let [sum] = distances::<T, S, 1>(simd, x, len, &FromFirst(first), first);
+    let [sum] = distances::<T, S, 1>(simd, x, len, &FromFirst(first), first, tile);
     first + sum as f32 / len as f32
 }
 
@@ -97,9 +111,10 @@ pub(super) fn row_about<T: Element, S: Simd>(
     len: usize,
     centered: bool,
     mut guess: f32,
+    tile: &mut Tile,
 ) -> Option<Moments> {
     for _ in 0..GUESSES {
-        let [sum, squares] = distances::<T, S, 2>(simd, x, len, &Distances(guess), guess);
+        let [sum, squares] = distances::<T, S, 2>(simd, x, len, &Distances(guess), guess, tile);
         match judge(&x[..len], guess, sum, squares, centered) {
             Ok(moments) => return moments,
             Err(better) => guess = better,
@@ -135,16 +150,16 @@ fn distances<T: Element, S: Simd, const K: usize>(
     len: usize,
     terms: &impl Terms<1, K>,
     guess: f32,
+    tile: &mut Tile,
 ) -> [f64; K] {
     let mut totals = [0.0; K];
-    let mut tile = EMPTY_TILE;
     for start in (0..len).step_by(SPAN) {
         let some = SPAN.min(len - start);
         let values = match as_f32(&x[start..]) {
             Some(x) => x,
             None => {
-                widen(&x[start..start + some], &mut tile);
-                &tile
+                widen(&x[start..start + some], tile);
+                &*tile
             }
         };
         let sums = sums(simd, [Values::new(values, some)], [guess], terms);
