@@ -60,6 +60,10 @@ impl MeanTerms {
     }
 }
 
+/// Strips of a tensor that each have sums of all parameters: enough for the threads of a large machine to
+/// share, whatever their number is.
+const STRIPS: usize = 64;
+
 /// What is written: contiguous parts of dx, and of the addend's gradient where it is not dy.
 pub(super) struct Outputs<'a, T> {
     pub dx: &'a mut [T],
@@ -166,16 +170,40 @@ impl<T: Element> Differentiator<'_, T> {
             MeanTerms::new(first, centered, sums.iter().enumerate().map(weigh))
         };
         let needs_own = given.is_none() && !problem.source.is_constant();
-        let groups = if needs_own && let Some(parts) = walk.resident_parts() {
+        let mut params = Vec::new();
+        let resident = match wants_params && inside {
+            true => walk.large_resident_parts(),
+            false => walk.resident_parts(),
+        };
+        let groups = if needs_own && let Some(parts) = resident {
             let pieces = outputs.split(parts.iter().map(Walk::len));
-            let tasks = parts.into_iter().zip(pieces).collect();
-            let groups = parallel::map(tasks, walk.len(), |(part, outputs)| {
-                let sums = self.sums(&part, inside);
-                let terms = own_terms(part.base.key, &sums);
-                self.write(&part, Some(&terms), outputs);
-                sums
+            let mut parts: Vec<_> = parts.into_iter().zip(pieces).collect();
+            // Strips of parts, so that sums of parameters are few.
+            let strip = if wants_params && inside { parts.len().div_ceil(STRIPS) } else { 1 };
+            let strips = parts.chunks_mut(strip.max(1)).collect();
+            let keys = if wants_params && inside { walk.by_param().keys() } else { 0 };
+            let results = parallel::map(strips, walk.len(), |strip| {
+                let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
+                for (part, outputs) in strip {
+                    let sums = self.sums(part, inside);
+                    let terms = own_terms(part.base.key, &sums);
+                    self.write(part, Some(&terms), outputs);
+                    groups.extend(sums);
+                    if keys > 0 {
+                        // While x and dy are in the cache.
+                        let part = part.by_param();
+                        reduce::merge(&mut params[part.base.key..], self.sums(&part, false));
+                    }
+                }
+                (groups, params)
             });
-            groups.concat()
+            params.resize(keys, Sums::default());
+            let mut groups = Vec::new();
+            for (of_strip, params_of_strip) in results {
+                groups.extend(of_strip);
+                reduce::merge(&mut params, params_of_strip);
+            }
+            groups
         } else {
             let groups = if needs_own || (wants_params && !inside) {
                 self.sums(&walk, inside)
@@ -196,10 +224,10 @@ impl<T: Element> Differentiator<'_, T> {
         };
         match (wants_params, inside) {
             (false, _) => Vec::new(),
+            (true, true) if !params.is_empty() => params,
             (true, true) => self.sums(&Walk::new(problem, problem.view.param), false),
             (true, false) => {
-                let walk = Walk::new(problem, problem.view.param);
-                let mut params = vec![Sums::default(); walk.keys()];
+                params.resize(walk.by_param().keys(), Sums::default());
                 for (group, sums) in groups.into_iter().enumerate() {
                     let param = &mut params[problem.view.param_index(group as u32) as usize];
                     *param = param.merge(sums);
@@ -219,12 +247,14 @@ impl<T: Element> Differentiator<'_, T> {
         let parts = walk.parts(BLOCK);
         let pieces = outputs.split(parts.iter().map(Walk::len));
         let tasks = parts.iter().zip(pieces).collect();
-        parallel::map(tasks, walk.len(), |(part, outputs)| self.write(part, terms, outputs));
+        parallel::map(tasks, walk.len(), |(part, mut outputs)| {
+            self.write(part, terms, &mut outputs)
+        });
     }
 
     /// One contiguous part of the outputs.
-    fn write(&self, part: &Walk, terms: Option<&MeanTerms>, mut outputs: Outputs<'_, T>) {
-        if fast::write_gradients(self, part, terms, &mut outputs) {
+    fn write(&self, part: &Walk, terms: Option<&MeanTerms>, outputs: &mut Outputs<'_, T>) {
+        if fast::write_gradients(self, part, terms, outputs) {
             return;
         }
         let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
@@ -244,7 +274,7 @@ impl<T: Element> Differentiator<'_, T> {
                 terms.along(&run).zip(g, xhat, |u, xhat, mean, slope| u - mean - xhat * slope);
             }
             self.table.along(&run).map(g, |u, _, rstd| u * rstd);
-            store(g, outputs.dx);
+            store(g, &mut *outputs.dx);
         }
     }
 }

@@ -19,12 +19,24 @@ pub(super) fn reduce<A: Merge>(walk: &Walk, block: impl Fn(&Walk) -> Vec<A> + Sy
     let parts = parallel::map(boxes.iter().collect(), walk.len(), |part| block(&numbered(part)));
     let mut results = vec![A::default(); walk.keys()];
     for (part, values) in boxes.iter().zip(parts) {
+        if values.len() == part.keys() {
+            // No keys of others in between.
+            merge(&mut results[part.base.key - walk.base.key..], values);
+            continue;
+        }
         for (key, value) in keys(part).zip(values) {
             let result = &mut results[key - walk.base.key];
             *result = std::mem::take(result).merge(value);
         }
     }
     results
+}
+
+/// Merges further results into those of the same keys.
+pub(super) fn merge<A: Merge>(into: &mut [A], from: Vec<A>) {
+    for (result, value) in into.iter_mut().zip(from) {
+        *result = std::mem::take(result).merge(value);
+    }
 }
 
 /// Boxes of at most [`BLOCK`] elements.

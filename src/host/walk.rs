@@ -162,6 +162,11 @@ impl Walk {
         self.whole_groups(BLOCK, RESIDENT)
     }
 
+    /// The same, as long as they may be: for what has its costs by the part.
+    pub fn large_resident_parts(&self) -> Option<Vec<Walk>> {
+        self.whole_groups(RESIDENT / 2, RESIDENT)
+    }
+
     /// Contiguous parts of whole groups, each small enough to be read again from the cache that cores
     /// share, or of one group. `None` where groups lie between each other.
     pub fn cached_parts(&self) -> Option<Vec<Walk>> {
@@ -195,6 +200,13 @@ impl Walk {
         let without = |at: Indices| Indices { stat: 0, param: 0, ..at };
         let axes = self.axes.map(|axis| Axis { stride: without(axis.stride), ..axis });
         Walk { base: without(self.base), ..Walk::merged(axes) }
+    }
+
+    /// The same with a key for each parameter.
+    pub fn by_param(&self) -> Walk {
+        let keyed = |at: Indices| Indices { key: at.param, ..at };
+        let axes = self.axes.map(|axis| Axis { stride: keyed(axis.stride), ..axis });
+        Walk { axes, base: keyed(self.base) }
     }
 
     /// Whether runs are as long as the innermost axis, and slices of every operand; otherwise they are

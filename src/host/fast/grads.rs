@@ -166,6 +166,9 @@ impl<T: Element> Work for SumUp<'_, T> {
         let [mut x_tile, mut z_tile, mut g_tile, mut u_tile, mut xhat] = [EMPTY_TILE; 5];
         let mut totals = Columns::new(if columns { sums.len() } else { 0 });
         for whole in block.runs(usize::MAX) {
+            if columns {
+                totals.count(&whole, sums);
+            }
             for start in (0..whole.len).step_by(operands.longest().min(TILE)) {
                 let run = whole.part(start, TILE.min(whole.len - start));
                 let mut u = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
@@ -183,12 +186,11 @@ impl<T: Element> Work for SumUp<'_, T> {
                 let x = operands.x(&run, &mut x_tile);
                 let along = operands.plain.along(&run);
                 if columns {
-                    let keys = run.at.key..run.at.key + run.len;
-                    let (a, b) = (&mut totals.u[keys.start..], &mut totals.u_xhat[keys.start..]);
+                    let key = run.at.key;
+                    let (a, b) = (&mut totals.u[key..], &mut totals.u_xhat[key..]);
                     let sink = Sink { y: &mut xhat, len: run.len, stream: false, ahead: 0 };
                     along.fill::<S, false>(simd, x, sink);
                     add_columns(simd, Values::new(u, run.len), Values::new(&xhat, run.len), a, b);
-                    sums[keys].iter_mut().for_each(|sums| sums.count += 1.0);
                     continue;
                 }
                 let Along::Same([mean, scale, shift]) = along else { unreachable!("rows") };
@@ -200,7 +202,7 @@ impl<T: Element> Work for SumUp<'_, T> {
                 sums.u += factor * f64::from(sum);
                 sums.u_xhat += factor * f64::from(sum_xhat);
             }
-            totals.count_run(sums);
+            totals.end_run(sums);
         }
         totals.flush(sums);
     }
@@ -211,16 +213,29 @@ struct Columns {
     u: Vec<f32>,
     u_xhat: Vec<f32>,
     runs: usize,
+    /// Runs of all keys.
+    of_all: f64,
 }
 
 impl Columns {
     fn new(keys: usize) -> Self {
         let [u, u_xhat] = [0; 2].map(|_| vec![0.0; if keys == 0 { 0 } else { keys + LANES_MAX }]);
-        Columns { u, u_xhat, runs: 0 }
+        Columns { u, u_xhat, runs: 0, of_all: 0.0 }
+    }
+
+    /// Counts the elements of a run.
+    #[inline(always)]
+    fn count(&mut self, run: &Run, sums: &mut [Sums]) {
+        match run.len == sums.len() {
+            true => self.of_all += 1.0,
+            false => {
+                sums[run.at.key..][..run.len].iter_mut().for_each(|sums| sums.count += 1.0);
+            }
+        }
     }
 
     #[inline(always)]
-    fn count_run(&mut self, sums: &mut [Sums]) {
+    fn end_run(&mut self, sums: &mut [Sums]) {
         self.runs += 1;
         if self.runs == RUNS {
             self.flush(sums);
@@ -231,9 +246,11 @@ impl Columns {
     #[inline(always)]
     fn flush(&mut self, sums: &mut [Sums]) {
         for ((sums, u), u_xhat) in sums.iter_mut().zip(&mut self.u).zip(&mut self.u_xhat) {
+            sums.count += self.of_all;
             sums.u += f64::from(std::mem::take(u));
             sums.u_xhat += f64::from(std::mem::take(u_xhat));
         }
+        self.of_all = 0.0;
     }
 }
 
