@@ -108,6 +108,31 @@ fn gradients_lie_where_they_should() {
     }
 }
 
+/// A training step's gradients, of several batches in turn: nothing is made but command buffers.
+#[cfg(feature = "gpu")]
+#[test]
+fn a_ring_of_gradients_creates_nothing() {
+    let Some(context) = device::gpu() else { return };
+    let layer = config().init(&context).unwrap();
+    let dy = input(&context, 2);
+    let mut ring: Vec<_> = (3..6)
+        .map(|seed| {
+            let x = input(&context, seed);
+            let (_, saved) = layer.forward_saved(&context, &x, Mode::Train).unwrap();
+            let grads = layer.backward(&context, &saved, &dy).unwrap();
+            (saved, grads)
+        })
+        .collect();
+    let mut round = || {
+        for (saved, grads) in &mut ring {
+            layer.backward_into(&context, saved, &dy, grads).unwrap();
+        }
+        context.objects_created()
+    };
+    let warm = round();
+    assert_eq!((round(), round()), (warm, warm));
+}
+
 /// Memory of an output that was dropped is that of the next one of its size, until the context is trimmed.
 #[test]
 fn host_memory_comes_back() {

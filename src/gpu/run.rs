@@ -166,23 +166,23 @@ pub(crate) fn backward(
     let gradient = gradient(gpu, pass, into.and_then(|grads| grads.daddend.as_ref()))?;
     let accumulate = pass.accumulate;
     let empty = saved.x.shape().elements() == 0;
-    let param = |wanted: bool, like: Option<&Output>, old: Option<&Output>| -> Result<_, Error> {
+    type Param = fn(&Grads) -> Option<&Output>;
+    let param = |wanted: bool, like: Option<&Output>, of: Param| -> Result<_, Error> {
         let Some(like) = like.filter(|_| wanted) else { return Ok(None) };
         let desc = TensorDesc::new(like.shape())?;
         let bytes = desc.bytes();
-        let data = match old {
+        let data = match accumulate.and_then(of) {
             // A copy: others may hold the old one.
             Some(old) => gpu.copy(old.gpu_data(gpu, "gradient")?)?,
             // Nothing to sum, or to be added to.
             None if empty || accumulate.is_some() => gpu.zeros(bytes)?,
-            None => gpu.allocate(bytes)?,
+            None => return Ok(Some(gpu.output_into(desc, into.and_then(of))?.0)),
         };
         Ok(Some(Tensor::gpu(desc, data)))
     };
     let [weight, bias] = saved.wants;
-    let dweight =
-        param(weight, saved.weight.as_ref(), accumulate.and_then(|g| g.dweight.as_ref()))?;
-    let dbias = param(bias, saved.bias.as_ref(), accumulate.and_then(|g| g.dbias.as_ref()))?;
+    let dweight = param(weight, saved.weight.as_ref(), |grads| grads.dweight.as_ref())?;
+    let dbias = param(bias, saved.bias.as_ref(), |grads| grads.dbias.as_ref())?;
     let mut operands = pass.gpu_operands(gpu)?;
     operands.add(Operand::Y, &dx_data);
     if let Some((_, data)) = &gradient {
