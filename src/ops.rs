@@ -79,8 +79,14 @@ impl<'a, 't> Inputs<'a, 't> {
         if let Some((statistics, differentiable)) = &extras.statistics {
             // As those of a batch are laid out, also where running ones would have been used.
             problem.view.stat = [problem.view.extent[1], 1, 0, 0];
-            check_entries(layer, "statistics", problem.view.statistics(), &statistics.tensor)?;
-            problem.source = StatSource::Given { differentiable: *differentiable };
+            let (differentiable, parts) = (*differentiable, statistics.parts());
+            let entries = problem.view.statistics() as usize;
+            let expected = match statistics.tensor.shape().len() {
+                3 => [entries, parts as usize, 4].into(),
+                _ => [entries, 4].into(),
+            };
+            check_entries(layer, "statistics", expected, &statistics.tensor)?;
+            problem.source = StatSource::Given { differentiable, parts };
         }
         // Parameters of 16-bit tensors may be 16-bit or f32; of f64 tensors they are f64.
         let double = x.dtype() == DType::F64;
@@ -161,9 +167,16 @@ impl<'a, 't> Inputs<'a, 't> {
 
     fn saved(&self, moments: Tensor<'static>) -> Saved<'t> {
         let epilogue = self.problem.activation != crate::Activation::None;
+        let source = match self.problem.source {
+            // Those of parts have been merged.
+            StatSource::Given { differentiable, .. } => {
+                StatSource::Given { differentiable, parts: 1 }
+            }
+            other => other,
+        };
         Saved {
             layer: self.layer,
-            problem: Problem { update: None, ..self.problem },
+            problem: Problem { update: None, source, ..self.problem },
             x: self.x.clone(),
             // Without an activation the addend's gradient is dy.
             addend: self.extras.addend.clone().filter(|_| epilogue),
@@ -209,7 +222,8 @@ impl Backward<'_, '_> {
         let saved = self.saved;
         same_desc(saved.layer, "dy", saved.x.desc(), self.dy.desc())?;
         if let Some(sums) = self.sums {
-            check_entries(saved.layer, "sums", saved.problem.view.groups(), &sums.tensor)?;
+            let expected = [saved.problem.view.groups() as usize, 4].into();
+            check_entries(saved.layer, "sums", expected, &sums.tensor)?;
         }
         Ok(())
     }
@@ -415,10 +429,9 @@ fn mask_shape(x: &Shape, channel_axis: usize) -> Shape {
 fn check_entries(
     layer: &'static str,
     operand: &'static str,
-    entries: u32,
+    expected: Shape,
     tensor: &Tensor<'_>,
 ) -> Result<(), ShapeError> {
-    let expected: Shape = [entries as usize, 4].into();
     if *tensor.shape() == expected {
         return Ok(());
     }

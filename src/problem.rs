@@ -27,13 +27,15 @@ pub enum StatSource {
         /// Whether they depend on `x` (merged from shards or tiles), so that dx has its mean terms;
         /// otherwise they are constants.
         differentiable: bool,
+        /// Entries of each statistic, of parts of its group: they are merged. At least 1.
+        parts: u32,
     },
 }
 
 impl StatSource {
     /// Whether the statistics do not depend on `x`: dx then has no mean terms.
     pub fn is_constant(self) -> bool {
-        matches!(self, StatSource::Running | StatSource::Given { differentiable: false })
+        matches!(self, StatSource::Running | StatSource::Given { differentiable: false, .. })
     }
 }
 

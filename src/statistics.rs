@@ -31,11 +31,22 @@ impl Statistics {
     /// Four zeros are the statistics of nothing: they add nothing to others, and normalize as mean 0 and
     /// variance 0.
     ///
+    /// Or shape `(groups, parts, 4)`, of as many parts of each group, at least one: whoever normalizes with
+    /// them merges them, in their order.
+    ///
     /// # Errors
     /// [`ShapeError`] for another shape or element type.
     pub fn from_tensor(tensor: Tensor<'static>) -> Result<Self, ShapeError> {
-        check_tensor("Statistics", &tensor)?;
+        check_tensor("Statistics", &tensor, 3)?;
         Ok(Statistics { tensor })
+    }
+
+    /// How many parts of each group these are of.
+    pub fn parts(&self) -> u32 {
+        match self.tensor.shape()[..] {
+            [_, parts, _] => parts as u32,
+            _ => 1,
+        }
     }
 
     /// The data, as [`from_tensor`](Self::from_tensor) describes them.
@@ -61,7 +72,7 @@ impl GroupSums {
     /// # Errors
     /// [`ShapeError`] for another shape or element type.
     pub fn from_tensor(tensor: Tensor<'static>) -> Result<Self, ShapeError> {
-        check_tensor("GroupSums", &tensor)?;
+        check_tensor("GroupSums", &tensor, 2)?;
         Ok(GroupSums { tensor })
     }
 
@@ -81,17 +92,19 @@ impl GroupSums {
     }
 }
 
-fn check_tensor(layer: &'static str, tensor: &Tensor<'_>) -> Result<(), ShapeError> {
+/// Entries of four numbers, in a tensor of two axes or as many as `most`.
+fn check_tensor(layer: &'static str, tensor: &Tensor<'_>, most: usize) -> Result<(), ShapeError> {
     let expected = if tensor.is_on_host() { crate::DType::F64 } else { crate::DType::F32 };
     if tensor.dtype() != expected {
         let got = tensor.dtype();
         return Err(ShapeError::DType { layer, operand: "tensor", expected, got });
     }
+    let expected =
+        if most == 3 { "2 (groups, 4) or 3 (groups, parts, 4)" } else { "2 (groups, 4)" };
     match tensor.shape()[..] {
         [_, 4] => Ok(()),
-        _ => {
-            Err(ShapeError::Rank { layer, expected: "2 (groups, 4)", got: tensor.shape().clone() })
-        }
+        [_, parts, 4] if most == 3 && parts > 0 => Ok(()),
+        _ => Err(ShapeError::Rank { layer, expected, got: tensor.shape().clone() }),
     }
 }
 

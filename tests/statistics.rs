@@ -10,7 +10,7 @@ use common::tolerance::{self, Bound};
 use common::{device, random};
 use wgnorm::{
     Activation, Affine, Backend, BatchNorm2d, Context, DType, Error, Extras, GroupNorm, GroupSums,
-    InstanceNorm2d, MemoryOrder, Mode, Momentum, NormLayer, ShapeError, Statistics, Tensor,
+    InstanceNorm2d, MemoryOrder, Mode, Momentum, NormLayer, Shape, ShapeError, Statistics, Tensor,
 };
 
 const ORDERS: [MemoryOrder; 2] = [MemoryOrder::ChannelsFirst, MemoryOrder::ChannelsLast];
@@ -283,8 +283,12 @@ fn a_missing_part_is_seen() {
 
 /// `(count, mean, residual, m2)` per group, whatever made them.
 fn statistics(context: &Context, rows: &[[f64; 4]]) -> Tensor<'static> {
+    entries(context, [rows.len(), 4], rows)
+}
+
+fn entries(context: &Context, shape: impl Into<Shape>, rows: &[[f64; 4]]) -> Tensor<'static> {
     let dtype = if context.backend() == Backend::Host { DType::F64 } else { DType::F32 };
-    data::place(context, [rows.len(), 4], dtype, ORDERS[0], rows.as_flattened()).unwrap()
+    data::place(context, shape, dtype, ORDERS[0], rows.as_flattened()).unwrap()
 }
 
 /// What a layer tells of its input is what the oracle finds.
@@ -385,6 +389,56 @@ fn statistics_from_elsewhere() {
                 }
             }
         }
+    }
+}
+
+/// Several entries per group are what their merge is, in every use.
+#[test]
+fn statistics_of_parts() {
+    let merge = |[na, ma, ra, qa]: [f64; 4], [nb, mb, rb, qb]: [f64; 4]| {
+        let (n, delta) = (na + nb, (mb + rb) - (ma + ra));
+        if n == 0.0 {
+            return [0.0; 4];
+        }
+        [n, ma + ra + delta * nb / n, 0.0, qa + qb + delta * delta * na * nb / n]
+    };
+    for device in device::all() {
+        let context = &device.context;
+        // Some, and more than a workgroup has lanes; the last is of nothing.
+        for parts in [1, 3, 600] {
+            let entry = |i: usize| match i % parts {
+                part if part > 0 && part + 1 == parts => [0.0; 4],
+                part => [1.0 + (part % 7) as f64, 0.5 + (i % 5) as f64, 0.25, 1.5 * part as f64],
+            };
+            let all: Vec<[f64; 4]> = (0..3 * parts).map(entry).collect();
+            let whole: Vec<[f64; 4]> =
+                all.chunks(parts).map(|of| of.iter().copied().fold([0.0; 4], merge)).collect();
+            let of_parts = entries(context, [3, parts, 4], &all);
+            let of_parts = Statistics::from_tensor(of_parts).unwrap();
+            let whole = Statistics::from_tensor(statistics(context, &whole)).unwrap();
+            assert_eq!((of_parts.parts(), whole.parts()), (parts as u32, 1));
+            let maps = Maps::new([2, 3, 4, 5], values(120, 6, 1.2, 1.0));
+            let x = maps.tensor(context, DType::F32, ORDERS[0]);
+            let mut results = Vec::new();
+            for given in [&of_parts, &whole] {
+                let layer = filled(BatchNorm2d::config(3).init(context).unwrap());
+                let extras = Extras::new().with_statistics(given);
+                let y = layer.forward_with(context, &x, &extras, Mode::Train).unwrap();
+                let (again, saved) =
+                    layer.forward_saved_with(context, &x, &extras, Mode::Eval).unwrap();
+                let grads = layer.backward(context, &saved, &x).unwrap();
+                let tensors = [&y, &again, &grads.dx];
+                let mut values: Vec<f64> = tensors.iter().flat_map(|t| read(t).unwrap()).collect();
+                values.extend(read(&layer.running_mean().unwrap()).unwrap());
+                values.extend(read(&layer.running_var().unwrap()).unwrap());
+                results.push(values);
+            }
+            let scale: Vec<f64> = results[1].iter().map(|v| v.abs().max(1.0)).collect();
+            let what = format!("{} {parts} parts", device.name);
+            assert_close(&results[0], &results[1], &scale, 2e-6, &what);
+        }
+        let none = Tensor::zeros(context, [3, 0, 4]).unwrap();
+        assert!(Statistics::from_tensor(none).is_err());
     }
 }
 

@@ -4,7 +4,9 @@ use super::encode::{Job, Recorder};
 use super::{Gpu, GpuData, Operand, Operands};
 use crate::ops::{Backward, Inputs, Merge};
 use crate::plan::{Keep, Small, Wants};
-use crate::{Error, Estimator, Grads, Problem, StatSource, Tensor, TensorDesc, View, trace};
+use crate::{
+    Error, Estimator, Grads, Problem, StatSource, Statistics, Tensor, TensorDesc, View, trace,
+};
 use std::sync::Arc;
 
 type Output = Tensor<'static>;
@@ -98,13 +100,28 @@ pub(crate) fn forward_into(
     Ok(())
 }
 
+/// One entry per group.
+fn merged(gpu: &Arc<Gpu>, given: &Statistics) -> Result<Output, Error> {
+    if given.tensor.shape().len() == 2 {
+        return Ok(given.tensor.clone());
+    }
+    let (entries, parts) = (given.tensor.shape()[0], given.parts());
+    let (tensor, out) = gpu.output(TensorDesc::new([entries, 4])?)?;
+    let mut operands = Operands::default();
+    operands.add(Operand::Moments, given.tensor.gpu_data(gpu, "statistics")?);
+    operands.add(Operand::Gathered, &out);
+    let small = Small::Gather { entries: entries as u32, parts };
+    gpu.call(&Job::Small(small), &operands)?;
+    Ok(tensor)
+}
+
 /// y, and the statistics it was made with.
 pub(crate) fn forward_saved(
     gpu: &Arc<Gpu>,
     inputs: &Inputs<'_, '_>,
 ) -> Result<(Output, Output), Error> {
     if let Some((given, _)) = &inputs.extras.statistics {
-        return Ok((forward(gpu, inputs)?, given.tensor.clone()));
+        return Ok((forward(gpu, inputs)?, merged(gpu, given)?));
     }
     let (tensor, y) = gpu.output(inputs.x.desc().clone())?;
     let (saved, moments) = gpu.entries(&inputs.problem, inputs.problem.view.statistics())?;
@@ -220,7 +237,8 @@ pub(crate) fn merge(gpu: &Arc<Gpu>, a: &Output, b: &Output, how: Merge) -> Resul
     operands.add(Operand::Moments, a.gpu_data(gpu, "statistics")?);
     operands.add(Operand::Sums, b.gpu_data(gpu, "other")?);
     operands.add(Operand::Gathered, &out);
-    let small = Small::Merge { entries: a.shape()[0] as u32, add: how == Merge::Sums };
+    let entries = (a.shape().elements() / 4) as u32;
+    let small = Small::Merge { entries, add: how == Merge::Sums };
     gpu.call(&Job::Small(small), &operands)?;
     Ok(tensor)
 }
@@ -279,7 +297,7 @@ pub(crate) fn style_gradient(
     [moments, dsigma, dmu]: [&Output; 3],
     estimator: Estimator,
 ) -> Result<Output, Error> {
-    let source = StatSource::Given { differentiable: false };
+    let source = StatSource::Given { differentiable: false, parts: 1 };
     // The tables have a value per statistic.
     let view = View { param: problem.view.stat, ..problem.view };
     let problem = Problem { view, source, weight: true, bias: true, ..*problem };

@@ -101,7 +101,7 @@ fn forward_of<T: Element>(
 ) -> Vec<Moments> {
     if x.is_empty() {
         return match problem.source {
-            StatSource::Given { .. } => read_moments(operands),
+            StatSource::Given { .. } => read_moments(problem, operands),
             _ => vec![Moments::default(); problem.view.statistics() as usize],
         };
     }
@@ -127,7 +127,7 @@ fn forward_of<T: Element>(
                 return parts.into_iter().zip(pieces).flat_map(run).collect();
             }
             StatSource::Running => running::snapshot(running(operands)),
-            StatSource::Given { .. } => read_moments(operands),
+            StatSource::Given { .. } => read_moments(problem, operands),
         };
         normalizer.forward(&walk, &Table::new(0, &moments, problem.eps), 0, y);
         return moments;
@@ -159,9 +159,14 @@ fn running<'a>(operands: &Operands<'a>) -> &'a Mutex<HostRunning> {
 }
 
 /// Given or saved statistics.
-fn read_moments(operands: &Operands<'_>) -> Vec<Moments> {
+fn read_moments(problem: &Problem, operands: &Operands<'_>) -> Vec<Moments> {
     let moments = operands.moments.expect("given statistics are an operand");
-    moments.as_chunks().0.iter().map(Moments::read).collect()
+    let parts = match problem.source {
+        StatSource::Given { parts, .. } => parts as usize,
+        _ => 1,
+    };
+    let merged = |of_group: &[[f64; 4]]| of_group.iter().map(Moments::read).reduce(Merge::merge);
+    moments.as_chunks().0.chunks(parts).filter_map(merged).collect()
 }
 
 /// `count, Σγg, Σγg·xhat, 0` of every group.
@@ -187,7 +192,7 @@ fn differentiator<'a, T: Element>(
     x: &'a [T],
     dy: &'a HostData<'_>,
 ) -> Differentiator<'a, T> {
-    let moments = read_moments(operands);
+    let moments = read_moments(problem, operands);
     Differentiator {
         normalizer: Normalizer::new(problem, operands, x),
         dy: apply::typed(dy),

@@ -570,8 +570,8 @@ fn running_and_given_statistics() {
     each_view(|name, view, params| {
         for (source, stat) in [
             (StatSource::Running, [0, 1, 0, 0]),
-            (StatSource::Given { differentiable: true }, view.stat),
-            (StatSource::Given { differentiable: false }, view.stat),
+            (StatSource::Given { differentiable: true, parts: 1 }, view.stat),
+            (StatSource::Given { differentiable: false, parts: 1 }, view.stat),
         ] {
             let mut case = Case::new(View { stat, ..view }, params).with_addend();
             case.problem.source = source;
@@ -598,7 +598,7 @@ fn running_and_given_statistics() {
             case.moments = Some(moments);
             close(&name, &case.forward_given_sums(), &case.expected_sums(), 1e-9);
             case.check_backward(&name, None, 1e-9);
-            if source == (StatSource::Given { differentiable: true }) {
+            if source == (StatSource::Given { differentiable: true, parts: 1 }) {
                 let sums: Vec<f64> = noise(statistics * 4, 8).iter().map(|v| 10.0 + v).collect();
                 case.check_backward(&name, Some(&sums), 1e-9);
             }

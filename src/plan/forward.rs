@@ -1,10 +1,14 @@
 //! The planner of the forward pass.
 
-use super::geometry::{BACKWARDS, Geometry, PLAIN, Pass, Slicing};
+use super::geometry::{BACKWARDS, ENTRY, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Keep, Kernel, Offsets, Operand, Overrides, Plan, Role};
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Estimator, PlanError};
 use std::ops::Range;
+
+/// Parts of given statistics that every workgroup merges itself, one or a few per lane; more of them are
+/// merged once, before.
+const PARTS_MAX: u32 = 256;
 
 impl Plan {
     /// Plans the forward pass.
@@ -23,8 +27,10 @@ impl Plan {
             return planner.forward(keep);
         }
         // An empty shard of a batch still learns what the whole batch's statistics are.
-        if matches!(problem.source, StatSource::Given { .. }) && problem.view.groups() > 0 {
-            planner.update(1, Operand::Moments)?;
+        if let StatSource::Given { parts, .. } = problem.source
+            && problem.view.groups() > 0
+        {
+            planner.update(parts, Operand::Moments)?;
         }
         planner.finish()
     }
@@ -95,10 +101,16 @@ impl Planner<'_> {
                 let slicing = self.geometry.looped();
                 self.apply(slicing, 1, Operand::Absent, PLAIN)?;
             }
-            StatSource::Given { .. } => {
+            StatSource::Given { parts, .. } => {
                 let slicing = self.geometry.looped();
-                self.apply(slicing, 1, Operand::Moments, PLAIN)?;
-                self.update(1, Operand::Moments)?;
+                let (mut parts, mut from) = (parts, Operand::Moments);
+                if parts > PARTS_MAX {
+                    self.gather_into(Operand::Gathered, parts, from, Operand::Absent)?;
+                    self.plan.gathered = u64::from(self.geometry.view.statistics()) * ENTRY;
+                    (parts, from) = (1, Operand::Gathered);
+                }
+                self.apply(slicing, parts, from, PLAIN)?;
+                self.update(parts, from)?;
             }
             StatSource::Batch => {
                 if let Some(slicing) = geometry.in_registers() {
@@ -185,9 +197,19 @@ impl Planner<'_> {
     }
 
     fn gather(&mut self, parts: u32, from: Operand, running: Operand) -> Result<(), PlanError> {
+        self.gather_into(Operand::Moments, parts, from, running)
+    }
+
+    fn gather_into(
+        &mut self,
+        to: Operand,
+        parts: u32,
+        from: Operand,
+        running: Operand,
+    ) -> Result<(), PlanError> {
         let overrides = Overrides { running: running != Operand::Absent, ..Overrides::default() };
         let entries = self.geometry.view.statistics();
-        let operands = [from, running, Operand::Moments];
+        let operands = [from, running, to];
         let stage = self.geometry.entries(
             Kernel::GatherMoments,
             entries,

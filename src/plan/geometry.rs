@@ -502,6 +502,10 @@ impl<'a> Geometry<'a> {
             1 + axes.map(|(&n, stride)| u64::from(n - 1) * u64::from(stride)).sum::<u64>()
         };
         let params = |offset: u64| length(param) * 4 + offset % self.caps.offset_alignment;
+        let given = match self.problem.source {
+            StatSource::Given { parts, .. } => u64::from(parts),
+            _ => 1,
+        };
         let groups = u64::from(self.problem.view.groups());
         let statistics = u64::from(self.problem.view.statistics());
         for operand in plan.stages.iter().flat_map(|stage| &stage.operands) {
@@ -510,7 +514,7 @@ impl<'a> Geometry<'a> {
                 Operand::Bias => ("bias", params(self.offsets.bias)),
                 Operand::WeightOut => ("dweight", params(0)),
                 Operand::BiasOut => ("dbias", params(0)),
-                Operand::Moments => ("the statistics of all groups", statistics * ENTRY),
+                Operand::Moments => ("the statistics of all groups", statistics * given * ENTRY),
                 Operand::Sums => ("the sums of all groups", groups * ENTRY),
                 Operand::Mask => ("the mask", length(mask).next_multiple_of(4)),
                 Operand::Partials => ("partial results", plan.partials),

@@ -14,6 +14,13 @@ pub enum Small {
         /// Summed, not merged as moments.
         add: bool,
     },
+    /// [`Operand::Moments`] of parts of groups, merged into [`Operand::Gathered`].
+    Gather {
+        /// Number of groups.
+        entries: u32,
+        /// Parts of each.
+        parts: u32,
+    },
     /// Deviations and means of [`Operand::Moments`] into [`Operand::WeightOut`] and
     /// [`Operand::BiasOut`].
     StyleTables {
@@ -47,7 +54,14 @@ impl Plan {
         let mut eps = 0.0;
         let mut freedom = 0.0;
         let mut overrides = Overrides::default();
+        let mut parts = 1;
         let (kernel, entries, operands, largest) = match *small {
+            Small::Gather { entries, parts: given } => {
+                parts = given;
+                let operands = [Operand::Moments, Operand::Absent, Operand::Gathered];
+                let bytes = u64::from(entries) * u64::from(parts) * ENTRY;
+                (Kernel::GatherMoments, entries, operands, bytes)
+            }
             Small::Merge { entries, add } => {
                 overrides.accumulate = add;
                 (
@@ -80,7 +94,7 @@ impl Plan {
         check_limit("a table", largest, caps.max_binding)?;
         let problem = Problem::new(view, DType::F32, eps);
         let geometry = Geometry::new(&problem, view, caps, offsets);
-        let mut stage = geometry.entries(kernel, entries, 1, 1, overrides, &operands)?;
+        let mut stage = geometry.entries(kernel, entries, parts, parts, overrides, &operands)?;
         stage.task.style[2] = freedom;
         Ok(Plan { stages: vec![stage], ..Plan::default() })
     }

@@ -85,7 +85,7 @@ impl Stage {
             // Moments, with the sums beside them.
             (_, Operand::Gathered) => groups * 2 * ENTRY,
             (_, Operand::Partials) => groups * slices.max(parts) * ENTRY,
-            _ => groups * ENTRY,
+            _ => groups * parts.max(1) * ENTRY,
         }
     }
 }

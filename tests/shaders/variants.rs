@@ -85,7 +85,7 @@ pub fn problem(
         source: match flags >> 5 & 3 {
             0 | 1 => StatSource::Batch,
             2 => StatSource::Running,
-            _ => StatSource::Given { differentiable: bit(0) },
+            _ => StatSource::Given { differentiable: bit(0), parts: 1 + 300 * u32::from(bit(1)) },
         },
         eps: 1e-5,
         weight: bit(0),
