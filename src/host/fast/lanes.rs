@@ -288,6 +288,8 @@ fn prefetch<V>(at: *const V) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Makes streamed stores visible to other threads before what this thread does next.

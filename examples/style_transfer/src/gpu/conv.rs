@@ -85,13 +85,14 @@ impl Tile {
         Ok(())
     }
 
-    fn constants(self, geometry: &Geometry, finish: Finish) -> [(&'static str, f64); 11] {
+    fn constants(self, geometry: &Geometry, finish: Finish) -> [(&'static str, f64); 12] {
         let (weights, patches) = self.shared();
         [
             ("KERNEL", geometry.kernel as f64),
             ("STRIDE", geometry.stride as f64),
             ("UPSAMPLE", geometry.upsample as f64),
             ("RELU", f64::from(finish.has_plain_relu())),
+            ("STATISTICS", f64::from(finish.has_norm())),
             ("LANES_O", self.lanes_o.into()),
             ("LANES_P", self.lanes_p.into()),
             ("BLOCKS", self.blocks.into()),
@@ -115,10 +116,12 @@ struct Shape {
     steps: u32,
     out_channels: u32,
     first_pixel: u32,
+    parts: u32,
+    first_part: u32,
 }
 
-/// What a pipeline is specialized for: tile, kernel, stride, upsampling, and whether ReLU follows at once.
-type Key = (Tile, usize, usize, usize, bool);
+/// What a pipeline is specialized for: tile, kernel, stride, upsampling, and whether ReLU or a norm follows.
+type Key = (Tile, usize, usize, usize, [bool; 2]);
 
 /// The shader module and the pipelines made of it, each however many layers use it.
 pub(super) struct Kernels {
@@ -139,6 +142,7 @@ impl Kernels {
             storage(true),
             storage(true),
             storage(true),
+            storage(false),
             storage(false),
         ];
         let entries = types.iter().zip(0..).map(|(&ty, binding)| wgpu::BindGroupLayoutEntry {
@@ -168,7 +172,8 @@ impl Kernels {
 
     fn pipeline(&mut self, tile: Tile, geometry: &Geometry, finish: Finish) -> ComputePipeline {
         let Geometry { kernel, stride, upsample, .. } = *geometry;
-        let key = (tile, kernel, stride, upsample, finish.has_plain_relu());
+        let follows = [finish.has_plain_relu(), finish.has_norm()];
+        let key = (tile, kernel, stride, upsample, follows);
         let make = || {
             self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some("conv"),
@@ -219,14 +224,24 @@ impl Conv {
         Ok(Conv { device, queue, pipeline, bindings, geometry: *geometry, tile, weight, bias })
     }
 
-    /// The convolution for an input of `size` that lies in `x`, its output going to `y`. Call within
-    /// [`super::device::guarded`].
-    pub fn prepare(&self, size: Size, x: &Buffer, y: &Buffer) -> Vec<Window> {
-        self.prepare_windows(size, x, y, WINDOW_WORK)
+    /// Moments that are written of each channel for an input of `size`: one for each tile of pixels.
+    pub fn parts(&self, size: Size) -> usize {
+        self.geometry.output(size).area().div_ceil(self.tile.pixels() as usize)
+    }
+
+    /// Bytes of these moments.
+    pub fn moments(&self, size: Size) -> u64 {
+        16 * (self.geometry.out_channels * self.parts(size)) as u64
+    }
+
+    /// The convolution for an input of `size` that lies in `x`, its output going to `y`, and the moments for a norm to
+    /// `moments`. Call within [`super::device::guarded`].
+    pub fn prepare(&self, size: Size, x: &Buffer, y: &Buffer, moments: &Buffer) -> Vec<Window> {
+        self.prepare_windows(size, [x, y, moments], WINDOW_WORK)
     }
 
     /// Cut into windows of about `work` multiplications, at least a tile wide.
-    fn prepare_windows(&self, size: Size, x: &Buffer, y: &Buffer, work: u64) -> Vec<Window> {
+    fn prepare_windows(&self, size: Size, buffers: [&Buffer; 3], work: u64) -> Vec<Window> {
         let output = self.geometry.output(size);
         let pixels = self.tile.pixels();
         let tile_work = self.geometry.work(Size::new(1, pixels as usize));
@@ -243,11 +258,13 @@ impl Conv {
                 steps: self.geometry.depth().div_ceil(self.tile.step as usize) as u32,
                 out_channels: self.geometry.out_channels as u32,
                 first_pixel,
+                parts: self.parts(size) as u32,
+                first_part: first_pixel / pixels,
             };
             let rows = self.geometry.out_channels.div_ceil(self.tile.channels());
             Window {
                 pipeline: self.pipeline.clone(),
-                bind_group: self.bind(shape, x, y),
+                bind_group: self.bind(shape, buffers),
                 groups: [columns as u32, rows as u32],
                 work: columns * tile_work,
             }
@@ -258,10 +275,10 @@ impl Conv {
             .collect()
     }
 
-    fn bind(&self, shape: Shape, x: &Buffer, y: &Buffer) -> BindGroup {
+    fn bind(&self, shape: Shape, [x, y, moments]: [&Buffer; 3]) -> BindGroup {
         let uniform =
             upload(&self.device, &self.queue, BufferUsages::UNIFORM, bytemuck::bytes_of(&shape));
-        let buffers = [&uniform, x, &self.weight, &self.bias, y];
+        let buffers = [&uniform, x, &self.weight, &self.bias, y, moments];
         let entries = buffers.iter().zip(0..).map(|(buffer, binding)| wgpu::BindGroupEntry {
             binding,
             resource: buffer.as_entire_binding(),

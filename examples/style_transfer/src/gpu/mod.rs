@@ -8,7 +8,7 @@ mod slots;
 
 use std::collections::VecDeque;
 
-use wgnorm::{Activation, Context, Extras, Mode, NormLayer, Tensor};
+use wgnorm::{Activation, Context, Extras, Mode, NormLayer, Statistics, Tensor};
 use wgpu::{BufferUsages, Device, Queue};
 
 use crate::error::{Error, GpuError};
@@ -50,6 +50,8 @@ struct FittedStage {
     convolved: Tensor<'static>,
     output: Tensor<'static>,
     addend: Option<Tensor<'static>>,
+    /// What the convolution found out for the norm.
+    statistics: Option<Statistics>,
 }
 
 impl GpuNet {
@@ -121,8 +123,18 @@ impl GpuNet {
                 })
             });
             let slots: Vec<_> = slots.collect();
+            // Of one convolution after the other.
+            let moments =
+                plan.stages.iter().zip(&self.convs).map(|(at, conv)| conv.moments(at.sizes[0]));
+            let moments = self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("moments"),
+                size: moments.max().unwrap_or_default(),
+                usage: BufferUsages::STORAGE,
+                mapped_at_creation: false,
+            });
             let stage = |((at, conv), stage): ((&slots::StageSlots, &Conv), &Stage)| {
-                let windows = conv.prepare(at.sizes[0], &slots[at.input], &slots[at.convolved]);
+                let windows =
+                    conv.prepare(at.sizes[0], &slots[at.input], &slots[at.convolved], &moments);
                 let pooling = (stage.finish == Finish::ReluPool).then(|| {
                     let (x, y) = (&slots[at.convolved], &slots[at.output]);
                     self.pool.prepare(stage.geometry.out_channels, at.sizes[1], x, y)
@@ -131,19 +143,25 @@ impl GpuNet {
             };
             let stages = plan.stages.iter().zip(&self.convs).zip(&self.stages).map(stage);
             let stages: Vec<_> = stages.collect();
-            (slots, stages)
+            (slots, moments, stages)
         });
-        let (slots, dispatches) = made.await?;
+        let (slots, moments, dispatches) = made.await?;
 
         let mut stages = Vec::new();
-        for ((at, (windows, pooling)), stage) in
-            plan.stages.iter().zip(dispatches).zip(&self.stages)
+        for (((at, (windows, pooling)), stage), conv) in
+            plan.stages.iter().zip(dispatches).zip(&self.stages).zip(&self.convs)
         {
             let tensor = |slot: usize, size: Size| -> Result<_, Error> {
                 let shape = [1, stage.geometry.out_channels, size.height, size.width];
                 Ok(Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape)?)
             };
+            let shape = [stage.geometry.out_channels, conv.parts(at.sizes[0]), 4];
+            let statistics = || -> Result<_, Error> {
+                let tensor = Tensor::from_buffer(&self.context, moments.clone(), 0, shape)?;
+                Ok(Statistics::from_tensor(tensor)?)
+            };
             stages.push(FittedStage {
+                statistics: stage.finish.has_norm().then(statistics).transpose()?,
                 windows,
                 pooling,
                 convolved: tensor(at.convolved, at.sizes[1])?,
@@ -204,6 +222,10 @@ impl GpuNet {
         let extras = match (&stage.addend, self.stages[index].finish) {
             (Some(addend), Finish::NormAddBlockInput) => Extras::new().with_addend(addend),
             _ => Extras::new().with_activation(Activation::Relu),
+        };
+        let extras = match &stage.statistics {
+            Some(statistics) => extras.with_statistics(statistics),
+            None => extras,
         };
         let (x, y) = (&stage.convolved, &stage.output);
         Ok(norm.record(&self.context, pass, x, y, &extras, Mode::Eval)?)

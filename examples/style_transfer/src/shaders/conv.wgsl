@@ -7,6 +7,8 @@
 // of all on software GPUs, where a load costs as much as dozens of products. A lane's pixels lie LANES_P apart, so that
 // neighbouring lanes touch neighbouring memory in every load and store. Registers are written out, not looped over:
 // naga bounds each loop with a counter, which keeps drivers from unrolling it.
+// Where an instance norm follows, a workgroup also writes the moments of each channel over its pixels, while it has
+// them in registers: the norm then need not read the output for its statistics.
 // Grid: x pixel tiles of this window, y channel tiles.
 // host twin: src/host.rs
 
@@ -14,6 +16,7 @@ override KERNEL: u32 = 3;
 override STRIDE: u32 = 1;
 override UPSAMPLE: u32 = 1;
 override RELU: u32 = 0; // 1: negative outputs become 0
+override STATISTICS: u32 = 0; // 1: moments are written
 override LANES_O: u32 = 8;
 override LANES_P: u32 = 8;
 override BLOCKS: u32 = 2; // of four channels per lane: 1 or 2
@@ -32,6 +35,8 @@ struct Shape {
     steps: u32,         // depth / STEP, rounded up
     out_channels: u32,
     first_pixel: u32,   // of this window
+    parts: u32,         // pixel tiles in all windows
+    first_part: u32,    // of this window
 }
 
 @group(0) @binding(0) var<uniform> shape: Shape;
@@ -40,6 +45,7 @@ struct Shape {
 @group(0) @binding(2) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<storage, read_write> moments: array<vec4<f32>>; // [channel][part]: count, mean, 0, m2
 
 var<workgroup> weights: array<vec4<f32>, WEIGHTS>; // [step][block, lane]
 var<workgroup> patches: array<vec4<f32>, PATCHES>; // [step][half, lane]: four of its eight pixels
@@ -75,6 +81,56 @@ fn store(channel: u32, pixel: u32, sum: vec4<f32>) {
         if (channel + 2u < shape.out_channels) { y[at + 2u * shape.out_pixels] = value.z; }
         if (channel + 3u < shape.out_channels) { y[at + 3u * shape.out_pixels] = value.w; }
     }
+}
+
+// Moments of four channels.
+struct Moments {
+    count: f32,
+    mean: vec4<f32>,
+    m2: vec4<f32>, // sum of squared distances from the mean
+}
+
+// Of a lane's eight pixels, as far as `p` and `q` are 1.
+fn of_lane(
+    s0: vec4<f32>, s1: vec4<f32>, s2: vec4<f32>, s3: vec4<f32>,
+    s4: vec4<f32>, s5: vec4<f32>, s6: vec4<f32>, s7: vec4<f32>,
+    p: vec4<f32>, q: vec4<f32>,
+) -> Moments {
+    let n = dot(p, vec4<f32>(1.0)) + dot(q, vec4<f32>(1.0));
+    let sum = (s0 * p.x + s1 * p.y) + (s2 * p.z + s3 * p.w) + (s4 * q.x + s5 * q.y) + (s6 * q.z + s7 * q.w);
+    let mean = sum / max(n, 1.0);
+    let d0 = s0 - mean; let d1 = s1 - mean; let d2 = s2 - mean; let d3 = s3 - mean;
+    let d4 = s4 - mean; let d5 = s5 - mean; let d6 = s6 - mean; let d7 = s7 - mean;
+    let m2 = (d0 * d0 * p.x + d1 * d1 * p.y) + (d2 * d2 * p.z + d3 * d3 * p.w)
+        + (d4 * d4 * q.x + d5 * d5 * q.y) + (d6 * d6 * q.z + d7 * d7 * q.w);
+    return Moments(n, mean, m2);
+}
+
+// Merges the moments of the lanes that have the same channels (Chan, Golub, LeVeque) and writes them. All lanes call it.
+fn write_moments(own: Moments, lane: u32, lane_p: u32, channel: u32, part: u32) {
+    patches[lane] = own.mean;
+    patches[LANES + lane] = own.m2;
+    patches[2u * LANES + lane] = vec4<f32>(own.count);
+    for (var half = LANES_P / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (lane_p < half) {
+            let other = lane + half;
+            let n = patches[2u * LANES + lane].x;
+            let m = patches[2u * LANES + other].x;
+            let share = m / max(n + m, 1.0);
+            let delta = patches[other] - patches[lane];
+            patches[lane] += delta * share;
+            patches[LANES + lane] += patches[LANES + other] + delta * delta * (n * share);
+            patches[2u * LANES + lane] = vec4<f32>(n + m);
+        }
+    }
+    workgroupBarrier();
+    if (lane_p < 4u && channel + lane_p < shape.out_channels) {
+        let first = lane - lane_p;
+        moments[(channel + lane_p) * shape.parts + part] =
+            vec4<f32>(patches[2u * LANES + first].x, patches[first][lane_p], 0.0, patches[LANES + first][lane_p]);
+    }
+    workgroupBarrier(); // the arrays may be written again
 }
 
 @compute @workgroup_size(LANES)
@@ -159,6 +215,16 @@ fn main(
     }
 
     let channel = (first_block + lane_o) * 4u;
+    if (STATISTICS == 1u) {
+        let part = shape.first_part + group.x;
+        let within = vec4<f32>(pixel < vec4<u32>(shape.out_pixels));
+        let more_within = vec4<f32>(more < vec4<u32>(shape.out_pixels));
+        write_moments(of_lane(a0, a1, a2, a3, a4, a5, a6, a7, within, more_within), lane, lane_p, channel, part);
+        if (BLOCKS == 2u) {
+            let own = of_lane(b0, b1, b2, b3, b4, b5, b6, b7, within, more_within);
+            write_moments(own, lane, lane_p, channel + LANES_O * 4u, part);
+        }
+    }
     store(channel, pixel.x, a0);
     store(channel, pixel.y, a1);
     store(channel, pixel.z, a2);

@@ -7,17 +7,34 @@ use wgnorm::{Context, Tensor};
 
 /// Runs windows of at most `work` multiplications.
 fn convolve(context: &Context, case: &Case, finish: Finish, work: u64) -> (Vec<f32>, usize) {
+    let (y, _, windows) = convolve_with_moments(context, case, finish, work);
+    (y, windows)
+}
+
+/// The output, the moments of each channel's parts, and the number of windows.
+fn convolve_with_moments(
+    context: &Context,
+    case: &Case,
+    finish: Finish,
+    work: u64,
+) -> (Vec<f32>, Vec<f32>, usize) {
     let (device, queue) = (context.device().unwrap(), context.queue().unwrap());
     let output = case.geometry.output(case.size);
     let shape = [case.geometry.out_channels, output.height, output.width];
     let x = Tensor::from_slice([case.x.len()], &case.x).unwrap().to_context(context).unwrap();
     let y = Tensor::zeros(context, shape).unwrap();
-    let recorded = guarded(device, || {
+    let kernels = guarded(device, || {
         let mut kernels = Kernels::new(device, queue);
-        let conv = Conv::new(&mut kernels, &case.stage(finish)).unwrap();
+        Conv::new(&mut kernels, &case.stage(finish)).unwrap()
+    });
+    let conv = pollster::block_on(kernels).unwrap();
+    let parts = [case.geometry.out_channels, conv.parts(case.size), 4];
+    let moments = Tensor::zeros(context, parts).unwrap();
+    let recorded = guarded(device, || {
         let (x, y) = (x.buffer().unwrap(), y.buffer().unwrap());
         assert_eq!((x.1, y.1), (0, 0), "whole buffers are bound");
-        let windows = conv.prepare_windows(case.size, x.0, y.0, work);
+        let buffers = [x.0, y.0, moments.buffer().unwrap().0];
+        let windows = conv.prepare_windows(case.size, buffers, work);
         let mut encoder = device.create_command_encoder(&Default::default());
         let mut pass = encoder.begin_compute_pass(&Default::default());
         windows.iter().for_each(|window| window.record(&mut pass));
@@ -26,7 +43,38 @@ fn convolve(context: &Context, case: &Case, finish: Finish, work: u64) -> (Vec<f
         windows.len()
     });
     let windows = pollster::block_on(recorded).unwrap();
-    (y.to_vec_blocking().unwrap(), windows)
+    (y.to_vec_blocking().unwrap(), moments.to_vec_blocking().unwrap(), windows)
+}
+
+/// The parts' moments, merged, are those of the output, in one window and in many.
+#[test]
+fn moments_are_those_of_the_output() {
+    let Some(context) = gpu() else { return };
+    for ((geometry, size), work) in
+        CONVOLUTIONS.into_iter().zip([WINDOW_WORK, 1].into_iter().cycle())
+    {
+        let case = Case::new(geometry, size);
+        let (y, moments, _) = convolve_with_moments(&context, &case, Finish::NormRelu, work);
+        let area = y.len() / geometry.out_channels;
+        let of_channels = moments.chunks(moments.len() / geometry.out_channels);
+        for (values, parts) in y.chunks(area).zip(of_channels) {
+            let (mut n, mut mean, mut m2) = (0.0, 0.0, 0.0);
+            for part in parts.as_chunks().0 {
+                let [count, of_part, rest, squares]: [f64; 4] = part.map(f64::from);
+                assert_eq!(rest, 0.0);
+                let delta = of_part - mean;
+                mean += delta * count / (n + count);
+                m2 += squares + delta * delta * n * count / (n + count);
+                n += count;
+            }
+            let wide = || values.iter().map(|&v| f64::from(v));
+            let expected = wide().sum::<f64>() / area as f64;
+            let squares: f64 = wide().map(|v| (v - expected).powi(2)).sum();
+            assert_eq!(n, area as f64);
+            assert!((mean - expected).abs() < 1e-5 * (1.0 + expected.abs()), "{mean} {expected}");
+            assert!((m2 - squares).abs() < 1e-4 * squares + 1e-9, "{m2} {squares}");
+        }
+    }
 }
 
 #[test]
@@ -87,7 +135,7 @@ fn a_device_below_the_limits_is_refused_with_both_numbers() {
 #[test]
 fn the_shader_is_valid_on_every_platform() {
     for (geometry, _) in CONVOLUTIONS {
-        for finish in [Finish::Nothing, Finish::Relu] {
+        for finish in [Finish::Nothing, Finish::Relu, Finish::NormRelu] {
             let constants = Tile::of(&geometry).constants(&geometry, finish);
             assert_translates(include_str!("../../shaders/conv.wgsl"), &constants);
         }
