@@ -206,9 +206,19 @@ impl Context {
     /// Tells how large the GPU's last cache before memory is, in bytes, where a caller knows better than the
     /// table by vendor that is used otherwise; 0 has every tensor worked on in whole passes. For calls that
     /// are prepared from now on. No effect on the host.
-    pub fn set_cache(&self, bytes: u64) {
+    pub fn set_cache_bytes(&self, bytes: u64) {
         if let Some(gpu) = self.gpu() {
             gpu.set_cache(bytes);
+        }
+    }
+
+    /// Compiles pipelines through the application's cache from now on, so that its next run finds them compiled.
+    /// It is of this context's device, which needs [`wgpu::Features::PIPELINE_CACHE`]; the application makes,
+    /// keeps and stores it ([`wgpu::Device::create_pipeline_cache`], [`wgpu::PipelineCache::get_data`]).
+    /// Without one pipelines are compiled once per context, when they are first used. No effect on the host.
+    pub fn set_pipeline_cache(&self, cache: Option<wgpu::PipelineCache>) {
+        if let Some(gpu) = self.gpu() {
+            gpu.set_pipeline_cache(cache);
         }
     }
 

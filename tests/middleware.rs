@@ -310,6 +310,45 @@ fn affine_instance_norm() -> wgnorm::InstanceNormConfig<2> {
     InstanceNorm2d::config(8).with_affine(Affine::Both)
 }
 
+/// Pipelines are compiled through the application's cache: its own one serves, one of another device is
+/// refused, which is how wgpu tells that it was asked. (Software drivers keep nothing in it.)
+#[test]
+fn pipelines_go_through_the_applications_cache() {
+    // wgpu knows the devices of one instance apart.
+    let Some(adapter) = device::adapter() else { return };
+    let required_features = wgpu::Features::PIPELINE_CACHE;
+    if !adapter.features().contains(required_features) {
+        eprintln!("skipped: {} has no pipeline cache", adapter.get_info().name);
+        return;
+    }
+    let descriptor = wgpu::DeviceDescriptor {
+        required_features,
+        required_limits: adapter.limits(),
+        ..Default::default()
+    };
+    let open = || pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    let ((device, queue), (other, _)) = (open(), open());
+    let cache = |device: &wgpu::Device, data: Option<&[u8]>| {
+        let descriptor = wgpu::PipelineCacheDescriptor { label: None, data, fallback: true };
+        // SAFETY: data are of `get_data`, on the same adapter.
+        unsafe { device.create_pipeline_cache(&descriptor) }
+    };
+    let run = |cache: wgpu::PipelineCache| {
+        let context = Context::from_device(&device, &queue).unwrap();
+        context.set_pipeline_cache(Some(cache));
+        let layer = InstanceNorm2d::config(1).init(&context).unwrap();
+        let x = Tensor::from_slice([1, 1, 1, 2], &[1.0, 3.0]).unwrap();
+        layer.forward(&context, &x.to_context(&context).unwrap(), Mode::Eval)
+    };
+    let first = cache(&device, None);
+    let y = run(first.clone()).unwrap().to_vec_blocking().unwrap();
+    assert!((y[0] + 1.0).abs() < 1e-4, "{y:?}");
+    let data = first.get_data().expect("the data of a Vulkan driver");
+    assert!(run(cache(&device, Some(&data))).is_ok());
+    let refused = run(cache(&other, None)).map(drop).unwrap_err();
+    assert!(matches!(refused, Error::Run(_)), "{refused}");
+}
+
 /// Devices with few lanes and little workgroup memory run the same kernels, smaller.
 #[test]
 fn few_lanes() {

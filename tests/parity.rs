@@ -405,7 +405,7 @@ fn gpu_rounding() {
 #[test]
 fn gpu_runs() {
     let Some(context) = device::gpu() else { return };
-    context.set_cache(256 << 10);
+    context.set_cache_bytes(256 << 10);
     let families = [
         (Family::Instance, [2, 3, 20_000]),
         (Family::Batch, [3, 5, 7_000]),

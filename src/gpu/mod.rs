@@ -104,6 +104,10 @@ impl Gpu {
         self.cache.store(bytes, Ordering::Relaxed);
     }
 
+    pub fn set_pipeline_cache(&self, cache: Option<wgpu::PipelineCache>) {
+        self.pipelines.set_compiled(cache);
+    }
+
     /// A context's GPU on the application's device.
     pub fn foreign(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Self, OpenError> {
         Gpu::new(Device::foreign(device, queue))

@@ -31,12 +31,19 @@ pub(crate) struct PipelineCache {
 
 #[derive(Default)]
 struct Inner {
+    /// The application's: what a driver compiled in an earlier run.
+    compiled: Option<wgpu::PipelineCache>,
     modules: HashMap<(Kernel, Access), wgpu::ShaderModule>,
     layouts: HashMap<Kernel, (wgpu::BindGroupLayout, wgpu::PipelineLayout)>,
     pipelines: HashMap<PipelineKey, wgpu::ComputePipeline>,
 }
 
 impl PipelineCache {
+    /// For pipelines that are compiled from here on.
+    pub fn set_compiled(&self, compiled: Option<wgpu::PipelineCache>) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).compiled = compiled;
+    }
+
     /// The pipeline of a key and its bind group layout, compiled now if it is the first call.
     ///
     /// The lock is held while compiling, so that two threads never compile the same key.
@@ -46,7 +53,7 @@ impl PipelineCache {
         key: PipelineKey,
     ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout), RunError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { modules, layouts, pipelines } = &mut *inner;
+        let Inner { compiled, modules, layouts, pipelines } = &mut *inner;
         let kernel = key.kernel;
         if let (Some(pipeline), Some((layout, _))) = (pipelines.get(&key), layouts.get(&kernel)) {
             return Ok((pipeline.clone(), layout.clone()));
@@ -77,7 +84,7 @@ impl PipelineCache {
                         // back ends do it, costs more than the reduction.
                         zero_initialize_workgroup_memory: false,
                     },
-                    cache: None,
+                    cache: compiled.as_ref(),
                 });
             (module, layouts, pipeline)
         })?;

@@ -83,20 +83,24 @@ fn others(first: &Context) -> Vec<Device> {
     others
 }
 
-/// A device of "the application's", apart from any context. `edit` may lower its limits.
-pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wgpu::Queue)> {
+/// The adapter that wgpu takes, apart from any context.
+pub fn adapter() -> Option<wgpu::Adapter> {
     log_to_stderr();
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapter = pollster::block_on(instance.request_adapter(&Default::default()));
-    let adapter = match adapter {
-        Ok(adapter) => adapter,
+    match pollster::block_on(instance.request_adapter(&Default::default())) {
+        Ok(adapter) => Some(adapter),
         Err(reason) if gpu_required() => panic!("WGNORM_REQUIRE_GPU is set, but: {reason}"),
         Err(reason) => {
             eprintln!("skipped: no adapter ({reason})");
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// A device of "the application's". `edit` may lower its limits.
+pub fn foreign(edit: impl FnOnce(&mut wgpu::Limits)) -> Option<(wgpu::Device, wgpu::Queue)> {
+    let adapter = adapter()?;
     let mut required_limits = adapter.limits();
     edit(&mut required_limits);
     let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
