@@ -133,7 +133,7 @@ impl<'a, 't> Inputs<'a, 't> {
             return gpu::forward(gpu, self);
         }
         let pool = context.host_pool();
-        let (y, _) = host::forward(pool, &self.problem, &self.host_operands()?, None);
+        let y = host::forward(pool, &self.problem, &self.host_operands()?, None);
         Ok(Tensor::host(self.x.desc().clone(), y))
     }
 
@@ -147,7 +147,7 @@ impl<'a, 't> Inputs<'a, 't> {
         }
         y.host_data("y")?;
         let operands = self.host_operands()?;
-        let (data, _) = host::forward(context.host_pool(), &self.problem, &operands, y.take_host());
+        let data = host::forward(context.host_pool(), &self.problem, &operands, y.take_host());
         *y = Tensor::host(self.x.desc().clone(), data);
         Ok(())
     }
@@ -160,7 +160,7 @@ impl<'a, 't> Inputs<'a, 't> {
             return Ok((y, self.saved(moments)));
         }
         let pool = context.host_pool();
-        let (y, moments) = host::forward(pool, &self.problem, &self.host_operands()?, None);
+        let (y, moments) = host::forward_saved(pool, &self.problem, &self.host_operands()?);
         let moments = Tensor::from_vec_of([moments.len() / 4, 4], moments)?;
         Ok((Tensor::host(self.x.desc().clone(), y), self.saved(moments)))
     }

@@ -67,20 +67,41 @@ pub(crate) fn statistics(problem: &Problem, operands: &Operands<'_>) -> Vec<f64>
     flat(moments.into_iter().map(Moments::write))
 }
 
-/// y, and the statistics it was made with, as [`statistics`] has them; of running ones
-/// `1, mean, 0, variance`. Updates the running statistics if the problem says so. y lies in `into`, if
-/// that fits and nobody else has it.
+/// y. Updates the running statistics if the problem says so. y lies in `into`, if that fits and nobody
+/// else has it.
 pub(crate) fn forward(
     pool: &Arc<HostPool>,
     problem: &Problem,
     operands: &Operands<'_>,
     into: Option<HostData<'static>>,
+) -> HostData<'static> {
+    forward_and(pool, problem, operands, into, problem.update.is_some()).0
+}
+
+/// y, and the statistics it was made with, as [`statistics`] has them; of running ones
+/// `1, mean, 0, variance`.
+pub(crate) fn forward_saved(
+    pool: &Arc<HostPool>,
+    problem: &Problem,
+    operands: &Operands<'_>,
 ) -> (HostData<'static>, Vec<f64>) {
+    let (y, moments) = forward_and(pool, problem, operands, None, true);
+    (y, flat(moments.into_iter().map(Moments::write)))
+}
+
+/// y, and, if they shall be kept, its statistics.
+fn forward_and(
+    pool: &Arc<HostPool>,
+    problem: &Problem,
+    operands: &Operands<'_>,
+    into: Option<HostData<'static>>,
+    keep: bool,
+) -> (HostData<'static>, Vec<Moments>) {
     let (problem, operands) = &counting(problem, operands);
     let (y, moments) = each_type!(operands.x, x => {
         let x = x.as_slice();
         let mut y = output(pool, x, into);
-        let moments = forward_of(problem, operands, x, &mut y);
+        let moments = forward_of(problem, operands, x, &mut y, keep);
         (own(y), moments)
     });
     // An empty shard of a batch still learns what the whole batch's statistics are.
@@ -90,7 +111,7 @@ pub(crate) fn forward(
     {
         running::update(running(operands), update, &problem.view, &moments);
     }
-    (y, flat(moments.into_iter().map(Moments::write)))
+    (y, moments)
 }
 
 fn forward_of<T: Element>(
@@ -98,6 +119,7 @@ fn forward_of<T: Element>(
     operands: &Operands<'_>,
     x: &[T],
     y: &mut [T],
+    keep: bool,
 ) -> Vec<Moments> {
     if x.is_empty() {
         return match problem.source {
@@ -137,12 +159,14 @@ fn forward_of<T: Element>(
     let tasks = parts.into_iter().zip(pieces).collect();
     let moments = parallel::map(tasks, x.len(), |(part, y)| {
         let Problem { eps, centered, .. } = *problem;
-        if let Some(moments) = fast::forward(&normalizer, &part, eps, centered, y) {
+        let mut moments = Vec::with_capacity(if keep { part.keys() } else { 0 });
+        let kept = keep.then_some(&mut moments);
+        if fast::forward(&normalizer, &part, eps, centered, y, kept) {
             return moments;
         }
         let moments = stats::moments(&part.of_data_and_keys(), x, operands.mask, centered);
         normalizer.write(&part, &Table::new(part.base.key, &moments, eps), 0, y);
-        moments
+        if keep { moments } else { Vec::new() }
     });
     moments.concat()
 }

@@ -19,8 +19,7 @@ pub(super) fn reduce<A: Merge>(walk: &Walk, block: impl Fn(&Walk) -> Vec<A> + Sy
     let parts = parallel::map(boxes.iter().collect(), walk.len(), |part| block(&numbered(part)));
     let mut results = vec![A::default(); walk.keys()];
     for (part, values) in boxes.iter().zip(parts) {
-        if values.len() == part.keys() {
-            // No keys of others in between.
+        if is_numbered(part) {
             merge(&mut results[part.base.key - walk.base.key..], values);
             continue;
         }
@@ -83,6 +82,12 @@ fn numbered(walk: &Walk) -> Walk {
         keys *= axis.extent;
     }
     walk
+}
+
+/// Whether a box has its keys in the order of [`numbered`], without gaps, whatever the first one is.
+fn is_numbered(walk: &Walk) -> bool {
+    let axes = walk.axes.iter().zip(numbered(walk).axes);
+    axes.into_iter().all(|(a, b)| a.extent == 1 || a.stride.key == b.stride.key)
 }
 
 /// The keys of a box as they are numbered in all, in the order of [`numbered`].

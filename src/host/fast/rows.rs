@@ -5,8 +5,8 @@ use super::super::apply::{Normalizer, Table, rstd};
 use super::super::stats::{self, Moments};
 use super::super::walk::{Axis, Run, Walk};
 use super::apply::{Along, line, write_run};
-use super::lanes::{Scratch, Work, finish_stream, vectorized};
-use super::stats::{guess, row_about};
+use super::lanes::{Scratch, Work, as_f32, finish_stream, vectorized};
+use super::stats::{SHORT, guess, row_about, short_row};
 use crate::Element;
 use pulp::Simd;
 
@@ -16,26 +16,26 @@ const BATCH: usize = 1 << 12;
 /// The most groups.
 const GROUPS: usize = 16;
 
-/// Writes a part of y that is whole groups; their moments, or `None` if their elements are not contiguous,
-/// or not for lanes.
+/// Writes a part of y that is whole groups, and their moments where those shall be kept; false if their
+/// elements are not contiguous, or not for lanes.
 pub(in super::super) fn forward<T: Element>(
     normalizer: &Normalizer<'_, T>,
     part: &Walk,
     eps: f64,
     centered: bool,
     y: &mut [T],
-) -> Option<Vec<Moments>> {
+    kept: Option<&mut Vec<Moments>>,
+) -> bool {
     let [outer @ .., middle, inner] = &part.axes;
     let contiguous = !middle.is_reduced() || middle.stride.data == inner.extent;
     let rows = inner.is_reduced()
         && contiguous
         && outer.iter().all(|axis| axis.extent == 1 || !axis.is_reduced());
     if !normalizer.fast.is_possible() || !rows {
-        return None;
+        return false;
     }
-    let mut moments = Vec::with_capacity(part.keys());
-    vectorized(Rows { normalizer, part, eps, centered, y, moments: &mut moments });
-    Some(moments)
+    vectorized(Rows { normalizer, part, eps, centered, y, kept });
+    true
 }
 
 struct Rows<'a, T> {
@@ -44,7 +44,7 @@ struct Rows<'a, T> {
     eps: f64,
     centered: bool,
     y: &'a mut [T],
-    moments: &'a mut Vec<Moments>,
+    kept: Option<&'a mut Vec<Moments>>,
 }
 
 impl<T: Element> Work for Rows<'_, T> {
@@ -52,7 +52,7 @@ impl<T: Element> Work for Rows<'_, T> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Rows { normalizer, part, eps, centered, y, moments } = self;
+        let Rows { normalizer, part, eps, centered, y, mut kept } = self;
         let [a, b, mut c, inner] = part.axes;
         // Runs of a group, one behind the other, of different parameters.
         let mut runs = Axis::NONE;
@@ -73,11 +73,18 @@ impl<T: Element> Work for Rows<'_, T> {
                 let mut guesses = [0.0; GROUPS];
                 let mut found = [None; GROUPS];
                 let mut lines = [None; GROUPS];
-                for (i, to) in guesses[..groups].iter_mut().enumerate() {
-                    *to = guess(simd, x(i), len, centered, &mut scratch.x);
-                }
-                for i in 0..groups {
-                    found[i] = row_about(simd, x(i), len, centered, guesses[i], &mut scratch.x);
+                if let Some(x) = as_f32(x(0)).filter(|_| centered && len <= SHORT) {
+                    for (i, to) in found[..groups].iter_mut().enumerate() {
+                        *to = short_row(simd, &x[i * c.stride.data..], len);
+                    }
+                } else {
+                    for (i, to) in guesses[..groups].iter_mut().enumerate() {
+                        *to = guess(simd, x(i), len, centered, &mut scratch.x);
+                    }
+                    for i in 0..groups {
+                        let guess = guesses[i];
+                        found[i] = row_about(simd, x(i), len, centered, guess, &mut scratch.x);
+                    }
                 }
                 for i in 0..groups {
                     let Some(m) = &found[i] else { continue };
@@ -95,10 +102,11 @@ impl<T: Element> Work for Rows<'_, T> {
                         let axes = [Axis::NONE, Axis::NONE, runs, inner];
                         let walk = Walk { axes, base: at };
                         let y = &mut y[..len];
-                        moments.push(exactly(normalizer, &walk, eps, centered, y));
+                        let moments = exactly(normalizer, &walk, eps, centered, y);
+                        kept.iter_mut().for_each(|kept| kept.push(moments));
                         continue;
                     };
-                    moments.push(found);
+                    kept.iter_mut().for_each(|kept| kept.push(found));
                     for i in 0..runs.extent {
                         let at = at.along(runs.stride, i);
                         let run = Run { len: inner.extent, at, step: inner.stride };

@@ -9,7 +9,7 @@ use pulp::Simd;
 
 /// Elements up to which a run's mean is found by a pass of its own, which then costs no more than
 /// looking at samples.
-const SHORT: usize = 256;
+pub(super) const SHORT: usize = 256;
 /// Elements that are summed in f32 before the sum goes on in f64: 16 additions to a lane of the
 /// narrowest chains, which lose about 2e-7 of a sum of squares.
 const SPAN: usize = TILE;
@@ -101,6 +101,21 @@ pub(super) fn guess<T: Element, S: Simd>(
     let first = x[0].to_f32();
     let [sum] = distances::<T, S, 1>(simd, x, len, &FromFirst(first), first, tile);
     first + sum as f32 / len as f32
+}
+
+/// The moments of a short row, its sums in f32: the mean by a pass of its own, then distances from that.
+#[inline(always)]
+pub(super) fn short_row<S: Simd>(simd: S, x: &[f32], len: usize) -> Option<Moments> {
+    let share = 1.0 / len as f32;
+    let [sum] = sums(simd, [Values::new(x, len)], [x[0]], &FromFirst(x[0]));
+    let guess = x[0] + sum * share;
+    let [sum, squares] = sums(simd, [Values::new(x, len)], [guess], &Distances(guess));
+    let (sum, squares, count) = (f64::from(sum), f64::from(squares), len as f64);
+    if !(squares >= count * TINY && squares < f64::INFINITY) {
+        return judge(&x[..len], guess, sum, squares, true).ok().flatten();
+    }
+    let moments = about(count, guess, sum, squares);
+    (squares <= GOOD * moments.m2).then_some(moments)
 }
 
 /// The moments of the first `len` values, from a guess of their mean.
