@@ -160,7 +160,8 @@ pub static ALL: LazyLock<BTreeSet<Variant>> = LazyLock::new(|| {
 
 /// What decides the layout: length, channels, lanes, binding size, alignment, samples.
 fn layouts(variants: &mut BTreeSet<Variant>) {
-    let (everything, running) = (0b1000_1111, 0b0100_0000);
+    // An addend has backward kernels of its own.
+    let (everything, no_addend, running) = (0b1000_1111, 0b1000_1011, 0b0100_0000);
     let aligned = Offsets::default();
     // Around powers of two and their halves in between, up to beyond a workgroup's registers.
     let lengths: Vec<u32> = (0..16)
@@ -179,6 +180,8 @@ fn layouts(variants: &mut BTreeSet<Variant>) {
                     for (offsets, flags) in [
                         (&aligned, everything),
                         (&shifted, everything),
+                        (&aligned, no_addend),
+                        (&shifted, no_addend),
                         (&aligned, running),
                         (&shifted, running),
                     ] {
@@ -204,8 +207,11 @@ fn combinations(variants: &mut BTreeSet<Variant>) {
             .into_iter()
             .flat_map(|kind| [(2, 4), (2, 20_000), (20, 4)].map(|(n, s)| (kind, n, s)))
         {
-            for update in UPDATES {
-                let problem = problem(view(kind, [n, 3, s]), DType::F32, flags, update);
+            // An addend's gradient is used again in 32 bits alone.
+            let dtypes = if flags & 0b100 == 0 { &DTYPES[..1] } else { &DTYPES[..2] };
+            for (update, &dtype) in UPDATES.iter().flat_map(|u| dtypes.iter().map(move |d| (u, d)))
+            {
+                let problem = problem(view(kind, [n, 3, s]), dtype, flags, *update);
                 collect(&problem, &caps, &Offsets::default(), variants);
             }
         }
