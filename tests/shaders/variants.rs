@@ -205,7 +205,7 @@ fn combinations(variants: &mut BTreeSet<Variant>) {
         // Few groups and many, short ones and long.
         for (kind, n, s) in [0, 2, 4, 6]
             .into_iter()
-            .flat_map(|kind| [(2, 4), (2, 20_000), (20, 4)].map(|(n, s)| (kind, n, s)))
+            .flat_map(|kind| [(2, 1), (2, 4), (2, 20_000), (20, 4)].map(|(n, s)| (kind, n, s)))
         {
             // An addend's gradient is used again in 32 bits alone.
             let dtypes = if flags & 0b100 == 0 { &DTYPES[..1] } else { &DTYPES[..2] };
