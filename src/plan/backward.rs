@@ -227,6 +227,7 @@ impl<'a> Planner<'a> {
         let parts = if sums_here {
             let slicing = self.geometry.looped_runs(runs[0].end);
             for groups in runs {
+                // The run before went behind.
                 (self.geometry.problem, self.dy) = front;
                 self.sums(kernel, view, groups.clone(), slicing, view.params_inside())?;
                 self.go_behind(behind);

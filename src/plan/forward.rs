@@ -49,8 +49,13 @@ impl Plan {
         }
         let geometry = Geometry::new(problem, problem.view, caps, offsets);
         let mut planner = Planner { geometry, plan: Plan::default() };
-        let slicing = planner.geometry.looped();
-        planner.statistics(slicing, Operand::Moments)?;
+        let (all, slicing) = (planner.geometry.all(), planner.geometry.looped());
+        if slicing.slices == 1 {
+            planner.stats_pass(slicing, all, Operand::Moments)?;
+        } else {
+            planner.stats_pass(slicing, all, Operand::Partials)?;
+            planner.gather_partials(slicing)?;
+        }
         planner.finish()
     }
 
@@ -73,8 +78,8 @@ impl Plan {
         let style = [1.0 / (count - freedom).max(1.0), 1.0 / count, freedom, 0.0];
         let geometry = Geometry::new(problem, problem.view, caps, offsets);
         let mut planner = Planner { geometry, plan: Plan::default() };
-        let slicing = planner.geometry.looped();
-        planner.apply(slicing, 1, Operand::Moments, style)?;
+        let (all, slicing) = (planner.geometry.all(), planner.geometry.looped());
+        planner.apply(all, slicing, 1, Operand::Moments, style)?;
         planner.finish()
     }
 }
@@ -96,20 +101,20 @@ impl Planner<'_> {
         match problem.source {
             StatSource::Running => {
                 if keep == Keep::Moments {
-                    self.gather(1, Operand::Absent, Operand::Running)?;
+                    self.gather(1, Operand::Absent, Operand::Running, Operand::Moments)?;
                 }
-                let slicing = self.geometry.looped();
-                self.apply(slicing, 1, Operand::Absent, PLAIN)?;
+                let (all, slicing) = (self.geometry.all(), self.geometry.looped());
+                self.apply(all, slicing, 1, Operand::Absent, PLAIN)?;
             }
             StatSource::Given { parts, .. } => {
-                let slicing = self.geometry.looped();
+                let (all, slicing) = (self.geometry.all(), self.geometry.looped());
                 let (mut parts, mut from) = (parts, Operand::Moments);
                 if parts > PARTS_MAX {
-                    self.gather_into(Operand::Gathered, parts, from, Operand::Absent)?;
+                    self.gather(parts, from, Operand::Absent, Operand::Gathered)?;
                     self.plan.gathered = u64::from(self.geometry.view.statistics()) * ENTRY;
                     (parts, from) = (1, Operand::Gathered);
                 }
-                self.apply(slicing, parts, from, PLAIN)?;
+                self.apply(all, slicing, parts, from, PLAIN)?;
                 self.update(parts, from)?;
             }
             StatSource::Batch => {
@@ -119,13 +124,20 @@ impl Planner<'_> {
                         save: out.is_some(),
                         ..geometry.epilogue()
                     };
-                    let bound = [(Role::Moments, out.unwrap_or(Operand::Absent))];
-                    let all = geometry.all();
-                    self.pass(Kernel::NormRow, all, slicing, 1, overrides, &bound, PLAIN)?;
+                    let to = out.unwrap_or(Operand::Absent);
+                    self.pass(&Pass {
+                        kernel: Kernel::NormRow,
+                        groups: self.geometry.all(),
+                        slicing,
+                        parts: 1,
+                        overrides,
+                        bound: &[(Role::Moments, to)],
+                        style: PLAIN,
+                    })?;
                     if out == Some(Operand::Partials) {
                         self.keep_partials(&slicing);
                     }
-                    self.update(1, out.unwrap_or(Operand::Absent))?;
+                    self.update(1, to)?;
                 } else {
                     self.split(keep)?;
                 }
@@ -145,10 +157,10 @@ impl Planner<'_> {
         let slicing = self.geometry.split_runs(runs[0].end);
         for groups in runs {
             self.stats_pass(slicing, groups.clone(), Operand::Partials)?;
-            self.apply_to(groups, slicing, slicing.slices, Operand::Partials, BACKWARDS)?;
+            self.apply(groups, slicing, slicing.slices, Operand::Partials, BACKWARDS)?;
         }
         if keep == Keep::Moments {
-            self.gather(slicing.slices, Operand::Partials, Operand::Absent)?;
+            self.gather_partials(slicing)?;
         }
         self.update(slicing.slices, Operand::Partials)
     }
@@ -158,19 +170,8 @@ impl Planner<'_> {
         self.plan.partials = self.plan.partials.max(bytes);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "those of a pass")]
-    fn pass(
-        &mut self,
-        kernel: Kernel,
-        groups: Range<u32>,
-        slicing: Slicing,
-        parts: u32,
-        overrides: Overrides,
-        bound: &[(Role, Operand)],
-        style: [f32; 4],
-    ) -> Result<(), PlanError> {
-        let pass = Pass { kernel, groups, slicing, parts, overrides, bound, style };
-        self.geometry.pass(&pass, &mut self.plan.stages)
+    fn pass(&mut self, pass: &Pass<'_>) -> Result<(), PlanError> {
+        self.geometry.pass(pass, &mut self.plan.stages)
     }
 
     fn stats_pass(
@@ -182,30 +183,28 @@ impl Planner<'_> {
         if to == Operand::Partials {
             self.keep_partials(&slicing);
         }
-        let bound = [(Role::Moments, to)];
-        self.pass(Kernel::StatsRow, groups, slicing, 1, Overrides::default(), &bound, PLAIN)
+        self.pass(&Pass {
+            kernel: Kernel::StatsRow,
+            groups,
+            slicing,
+            parts: 1,
+            overrides: Overrides::default(),
+            bound: &[(Role::Moments, to)],
+            style: PLAIN,
+        })
     }
 
-    /// One entry per statistic.
-    fn statistics(&mut self, slicing: Slicing, to: Operand) -> Result<(), PlanError> {
-        let all = self.geometry.all();
-        if slicing.slices == 1 {
-            return self.stats_pass(slicing, all, to);
-        }
-        self.stats_pass(slicing, all, Operand::Partials)?;
-        self.gather(slicing.slices, Operand::Partials, Operand::Absent)
+    /// One entry per statistic, from those of the slices of its group.
+    fn gather_partials(&mut self, slicing: Slicing) -> Result<(), PlanError> {
+        self.gather(slicing.slices, Operand::Partials, Operand::Absent, Operand::Moments)
     }
 
-    fn gather(&mut self, parts: u32, from: Operand, running: Operand) -> Result<(), PlanError> {
-        self.gather_into(Operand::Moments, parts, from, running)
-    }
-
-    fn gather_into(
+    fn gather(
         &mut self,
-        to: Operand,
         parts: u32,
         from: Operand,
         running: Operand,
+        to: Operand,
     ) -> Result<(), PlanError> {
         let overrides = Overrides { running: running != Operand::Absent, ..Overrides::default() };
         let entries = self.geometry.view.statistics();
@@ -224,16 +223,6 @@ impl Planner<'_> {
 
     fn apply(
         &mut self,
-        slicing: Slicing,
-        parts: u32,
-        from: Operand,
-        style: [f32; 4],
-    ) -> Result<(), PlanError> {
-        self.apply_to(self.geometry.all(), slicing, parts, from, style)
-    }
-
-    fn apply_to(
-        &mut self,
         groups: Range<u32>,
         slicing: Slicing,
         parts: u32,
@@ -243,7 +232,8 @@ impl Planner<'_> {
         let overrides = self.geometry.epilogue();
         let running = if overrides.running { Operand::Running } else { Operand::Absent };
         let bound = [(Role::Moments, from), (Role::Running, running)];
-        self.pass(Kernel::Apply, groups, slicing, parts, overrides, &bound, style)
+        let kernel = Kernel::Apply;
+        self.pass(&Pass { kernel, groups, slicing, parts, overrides, bound: &bound, style })
     }
 
     /// Running statistics, a row of lanes per channel, as many lanes as there are samples to share out;
