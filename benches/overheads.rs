@@ -12,16 +12,6 @@ use wgnorm::{
     Preference, Problem, Tensor, TensorDesc,
 };
 
-/// What WebGPU grants everywhere.
-const CAPS: Caps = Caps {
-    lanes: 256,
-    max_binding: 128 << 20,
-    max_grid: 65535,
-    offset_alignment: 256,
-    storage_buffers: 8,
-    cache: 0,
-};
-
 /// Groups that fit a workgroup, and groups that are split over several.
 const SHAPES: [(&str, [usize; 4]); 2] =
     [("resident", [8, 64, 16, 16]), ("split", [1, 4, 512, 512])];
@@ -35,7 +25,7 @@ fn problem(layer: &impl NormLayer, shape: [usize; 4]) -> Result<Problem, Error> 
 }
 
 fn forward_plan(problem: &Problem) -> Plan {
-    Plan::forward(problem, &CAPS, &Offsets::default(), Keep::Nothing).expect("it fits")
+    Plan::forward(problem, &Caps::WEBGPU, &Offsets::default(), Keep::Nothing).expect("it fits")
 }
 
 fn plan(c: &mut Criterion) {
@@ -48,7 +38,9 @@ fn plan(c: &mut Criterion) {
             b.iter(|| forward_plan(black_box(&problem)));
         });
         group.bench_function(format!("backward {name}"), |b| {
-            b.iter(|| Plan::backward(black_box(&problem), &CAPS, &Offsets::default(), wants));
+            b.iter(|| {
+                Plan::backward(black_box(&problem), &Caps::WEBGPU, &Offsets::default(), wants)
+            });
         });
     }
 }

@@ -9,14 +9,7 @@ use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
 };
 
-const WEBGPU: Caps = Caps {
-    lanes: 256,
-    max_binding: 128 << 20,
-    max_grid: 65535,
-    offset_alignment: 256,
-    storage_buffers: 8,
-    cache: 0,
-};
+const WEBGPU: Caps = Caps::WEBGPU;
 /// What all kernels together need.
 const ROOMY: Caps = Caps { storage_buffers: 10, ..WEBGPU };
 

@@ -34,6 +34,18 @@ pub struct Caps {
     pub cache: u64,
 }
 
+impl Caps {
+    /// What every WebGPU device has: the default limits of the specification.
+    pub const WEBGPU: Caps = Caps {
+        lanes: 256,
+        max_binding: 128 << 20,
+        max_grid: 65_535,
+        offset_alignment: 256,
+        storage_buffers: 8,
+        cache: 0,
+    };
+}
+
 /// Byte offsets of the operands in their buffers. They decide alignment and windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Offsets {

@@ -35,14 +35,7 @@ const ACTIVATIONS: [Activation; 8] = [
 
 /// A base device with this many lanes, and with storage bindings of this size, and all that kernels need.
 pub fn caps(lanes: u32, max_binding: u64) -> Caps {
-    Caps {
-        lanes,
-        max_binding,
-        max_grid: 65_535,
-        offset_alignment: 256,
-        storage_buffers: 10,
-        cache: 0,
-    }
+    Caps { lanes, max_binding, storage_buffers: 10, ..Caps::WEBGPU }
 }
 
 /// How many kinds of view there are.
@@ -109,7 +102,7 @@ pub fn collect(problem: &Problem, caps: &Caps, offsets: &Offsets, into: &mut BTr
         accumulate,
         given_sums,
     };
-    let base = Caps { storage_buffers: 8, ..*caps };
+    let base = Caps { storage_buffers: Caps::WEBGPU.storage_buffers, ..*caps };
     let plans = [
         Plan::forward(problem, caps, offsets, Keep::Nothing),
         Plan::forward(problem, caps, offsets, Keep::Moments),
