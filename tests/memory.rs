@@ -5,6 +5,7 @@ mod common;
 
 use common::device::{self, buffer, encoder};
 use common::{oracle, random, tolerance};
+use wgnorm::plan::{Keep, Offsets, Plan};
 use wgnorm::{Affine, Context, Extras, InstanceNorm1d, InstanceNorm2d, Mode, NormLayer, Tensor};
 
 /// Once warm, forward and record create nothing but command encoders.
@@ -55,6 +56,34 @@ fn the_steady_state_creates_nothing() {
         run();
     }
     assert_eq!(census(), warm);
+}
+
+/// What a plan says its first call makes is what is made where the pipelines are there already, and
+/// later calls make nothing.
+#[test]
+fn a_plan_tells_what_it_creates() {
+    let Some(context) = device::gpu() else { return };
+    let norm = InstanceNorm2d::config(8).init(&context).unwrap();
+    // In registers, and in slices: of both a shape that compiles, then one of other lengths.
+    for [first, then] in [[40, 44], [200, 204]] {
+        let created = |side: usize| {
+            let x = Tensor::zeros(&context, [1, 8, side, side]).unwrap();
+            let mut y = Tensor::zeros(&context, [1, 8, side, side]).unwrap();
+            let mut call = || {
+                let before = context.objects_created();
+                norm.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y).unwrap();
+                context.objects_created() - before
+            };
+            let calls = [call(), call()];
+            let problem = norm.problem(x.desc(), Mode::Eval).unwrap();
+            let (caps, offsets) = (context.caps().unwrap(), Offsets::default());
+            let plan = Plan::forward(&problem, &caps, &offsets, Keep::Nothing).unwrap();
+            (calls, u64::from(plan.traffic().objects))
+        };
+        created(first);
+        let (calls, objects) = created(then);
+        assert_eq!(calls, [objects, 0]);
+    }
 }
 
 /// A ring of the application's buffers is warm too, and its memory is let go of on request.
