@@ -62,10 +62,15 @@ pub(crate) fn round_to_odd(v: f64) -> f32 {
 
 /// As many elements of both types, as f32; the faster of [`widen_f16`] and the processor's own.
 #[inline(always)]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "instructions that not every processor has")
+)]
 pub(crate) fn widen_f16s(from: &[f16], to: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if f16c::is_there() {
-        return f16c::widen(from, to);
+        // SAFETY: these instructions are there.
+        return unsafe { f16c::widen(from, to) };
     }
     to.iter_mut().zip(from).for_each(|(to, v)| *to = widen_f16(v.to_bits()));
 }
@@ -73,10 +78,15 @@ pub(crate) fn widen_f16s(from: &[f16], to: &mut [f32]) {
 /// As many elements of both types, the nearest f16; the faster of [`narrow_f16`] and the processor's own,
 /// which rounds f32 alike.
 #[inline(always)]
+#[cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "instructions that not every processor has")
+)]
 pub(crate) fn narrow_f16s(from: &[f32], to: &mut [f16]) {
     #[cfg(target_arch = "x86_64")]
     if f16c::is_there() {
-        return f16c::narrow(from, to);
+        // SAFETY: these instructions are there.
+        return unsafe { f16c::narrow(from, to) };
     }
     to.iter_mut().zip(from).for_each(|(to, &v)| *to = f16::from_bits(narrow_f16(v)));
 }
@@ -90,31 +100,14 @@ mod f16c {
         _mm256_cvtps_ph, _mm256_loadu_ps, _mm256_storeu_ps,
     };
 
+    /// Whether the others may be called.
     #[inline(always)]
     pub fn is_there() -> bool {
         is_x86_feature_detected!("f16c") && is_x86_feature_detected!("avx")
     }
 
-    /// Only where they are there.
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "instructions that not every processor has")]
-    pub fn widen(from: &[f16], to: &mut [f32]) {
-        debug_assert!(is_there());
-        // SAFETY: the caller has asked.
-        unsafe { widen_here(from, to) }
-    }
-
-    /// Only where they are there.
-    #[inline(always)]
-    #[expect(unsafe_code, reason = "instructions that not every processor has")]
-    pub fn narrow(from: &[f32], to: &mut [f16]) {
-        debug_assert!(is_there());
-        // SAFETY: the caller has asked.
-        unsafe { narrow_here(from, to) }
-    }
-
     #[target_feature(enable = "avx,f16c")]
-    fn widen_here(from: &[f16], to: &mut [f32]) {
+    pub fn widen(from: &[f16], to: &mut [f32]) {
         let (from, from_rest) = from.as_chunks();
         let (to, to_rest) = to.as_chunks_mut();
         for (from, to) in from.iter().zip(to) {
@@ -128,7 +121,7 @@ mod f16c {
     }
 
     #[target_feature(enable = "avx,f16c")]
-    fn narrow_here(from: &[f32], to: &mut [f16]) {
+    pub fn narrow(from: &[f32], to: &mut [f16]) {
         let (from, from_rest) = from.as_chunks();
         let (to, to_rest) = to.as_chunks_mut();
         for (from, to) in from.iter().zip(to) {

@@ -158,6 +158,7 @@ impl<T: Element> Differentiator<'_, T> {
     ) -> Vec<Sums> {
         // Parameters that vary in a group have sums of their own.
         let inside = problem.view.params_inside();
+        let has_inner = wants_params && inside;
         let centered = problem.centered;
         let walk = Walk::new(problem, group_strides(&problem.view));
         // Of consecutive groups, as they have n elements each.
@@ -171,7 +172,7 @@ impl<T: Element> Differentiator<'_, T> {
         };
         let needs_own = given.is_none() && !problem.source.is_constant();
         let mut params = Vec::new();
-        let resident = match wants_params && inside {
+        let resident = match has_inner {
             true => walk.large_resident_parts(),
             false => walk.resident_parts(),
         };
@@ -179,9 +180,9 @@ impl<T: Element> Differentiator<'_, T> {
             let pieces = outputs.split(parts.iter().map(Walk::len));
             let mut parts: Vec<_> = parts.into_iter().zip(pieces).collect();
             // Strips of parts, so that sums of parameters are few.
-            let strip = if wants_params && inside { parts.len().div_ceil(STRIPS) } else { 1 };
+            let strip = if has_inner { parts.len().div_ceil(STRIPS) } else { 1 };
             let strips = parts.chunks_mut(strip.max(1)).collect();
-            let keys = if wants_params && inside { walk.by_param().keys() } else { 0 };
+            let keys = if has_inner { walk.by_param().keys() } else { 0 };
             let results = parallel::map(strips, walk.len(), |strip| {
                 let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
                 for (part, outputs) in strip {

@@ -110,12 +110,7 @@ pub(super) fn short_row<S: Simd>(simd: S, x: &[f32], len: usize) -> Option<Momen
     let [sum] = sums(simd, [Values::new(x, len)], [x[0]], &FromFirst(x[0]));
     let guess = x[0] + sum * share;
     let [sum, squares] = sums(simd, [Values::new(x, len)], [guess], &Distances(guess));
-    let (sum, squares, count) = (f64::from(sum), f64::from(squares), len as f64);
-    if !(squares >= count * TINY && squares < f64::INFINITY) {
-        return judge(&x[..len], guess, sum, squares, true).ok().flatten();
-    }
-    let moments = about(count, guess, sum, squares);
-    (squares <= GOOD * moments.m2).then_some(moments)
+    judge(&x[..len], guess, sum.into(), squares.into(), true).ok().flatten()
 }
 
 /// The moments of the first `len` values, from a guess of their mean.
