@@ -2,10 +2,12 @@
 
 use crate::OpenError;
 #[cfg(feature = "gpu")]
+use crate::TuningError;
+#[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
 use crate::host::HostPool;
 #[cfg(feature = "gpu")]
-use crate::plan::Caps;
+use crate::plan::{Caps, Tunings};
 use std::{fmt, sync::Arc};
 
 /// The two ways a layer can run.
@@ -220,6 +222,34 @@ impl Context {
         if let Some(gpu) = self.gpu() {
             gpu.set_pipeline_cache(cache);
         }
+    }
+
+    /// Whether calls that are prepared from now on measure the few plans they could have
+    /// ([`Tuning`](crate::plan::Tuning)), once per kind of call (what is computed, shapes, alignment), and
+    /// then take the fastest. Off by default: the first call of each kind waits for the device, for about a
+    /// second in all on a fast one, and is not to be made while one of its buffers is mapped. What calls
+    /// write is not touched by it; memory of the same size is needed meanwhile. No effect on the host.
+    /// Native only: in a browser [`set_tunings`](Self::set_tunings) alone.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn set_autotune(&self, on: bool) {
+        if let Some(gpu) = self.gpu() {
+            gpu.set_autotune(on);
+        }
+    }
+
+    /// What has been measured, or brought along, so far; `None` on the host.
+    pub fn tunings(&self) -> Option<Tunings> {
+        self.gpu().map(|gpu| gpu.tunings())
+    }
+
+    /// Takes over what was measured in an earlier run, for calls that are prepared from now on. No effect on
+    /// the host.
+    ///
+    /// # Errors
+    /// [`TuningError`] if they are of another device or driver, or of another version of this crate; nothing
+    /// is taken over then.
+    pub fn set_tunings(&self, tunings: &Tunings) -> Result<(), TuningError> {
+        self.gpu().map_or(Ok(()), |gpu| gpu.set_tunings(tunings))
     }
 
     /// The adapter and its driver, on a GPU.

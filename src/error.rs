@@ -486,6 +486,19 @@ pub enum RunError {
     },
 }
 
+/// Plans measured elsewhere cannot be taken over here.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "these tunings are of {got:?}, here is {expected:?}: measure anew with Context::set_autotune"
+)]
+#[non_exhaustive]
+pub struct TuningError {
+    /// This version of the crate, or this device.
+    pub expected: String,
+    /// Theirs.
+    pub got: String,
+}
+
 /// Any error of this crate, by phase.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
@@ -511,4 +524,7 @@ pub enum Error {
     /// The device at work.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// Tunings.
+    #[error(transparent)]
+    Tuning(#[from] TuningError),
 }

@@ -79,6 +79,7 @@ pub use context::{Backend, Context, ContextOptions, Preference};
 pub use desc::{DType, Element, MemoryOrder, Shape, TensorDesc};
 pub use error::{
     ConfigError, Error, OpenError, OperandError, PlanError, RunError, ShapeError, StateError,
+    TuningError,
 };
 #[cfg(feature = "gpu")]
 pub use gpu::Recorder;

@@ -1,9 +1,9 @@
 //! The planner as data: which kernels for which shape, and what must hold of every plan. No device.
 
-use proptest::prelude::*;
+use proptest::{prelude::*, sample};
 use std::collections::BTreeMap;
 use wgnorm::plan::{
-    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Traffic, Wants, Window,
+    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Role, Stage, Traffic, Tuning, Wants, Window,
 };
 use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
@@ -152,6 +152,21 @@ fn more_groups_than_a_grid_is_wide_fold() {
     let plan = forward(&problem, &roomy, &Offsets::default()).unwrap();
     let [width, height, _] = plan.stages[0].workgroups;
     assert!(width <= 65535 && width * height >= 70_000, "{width} x {height}");
+}
+
+/// Each of the other plans is another plan for some problem.
+#[test]
+fn tunings_differ() {
+    let base = Caps { lanes: 1024, cache: 1 << 20, ..WEBGPU };
+    for tuning in Tuning::ALL {
+        let tuned = Caps { tuning, ..base };
+        let differs = [49, 4096, 16_384, 100_000].map(|s| {
+            let problem = instance_norm(2, 30, s);
+            let on = |caps| forward(&problem, caps, &Offsets::default()).unwrap();
+            on(&base) != on(&tuned)
+        });
+        assert_eq!(differs.contains(&true), tuning != Tuning::Planned, "{tuning:?}");
+    }
 }
 
 #[test]
@@ -581,6 +596,7 @@ proptest! {
         [eval, update, relu, addend, half, masked] in any::<[bool; 6]>(),
         storage_buffers in 8u32..11,
         cache in prop_oneof![Just(0u64), 1u64 << 8..1 << 20, Just(u64::MAX)],
+        tuning in sample::select(&Tuning::ALL[..]),
     ) {
         let c = if s > 5000 { c.min(4) } else { c };
         let mut problem = problem(view(kind, [n, c, s]));
@@ -605,7 +621,15 @@ proptest! {
         }
         let max_binding = max_binding & !255;
         let offset_alignment = alignment;
-        let caps = Caps { lanes, max_binding, max_grid, offset_alignment, storage_buffers, cache };
+        let caps = Caps {
+            lanes,
+            max_binding,
+            max_grid,
+            offset_alignment,
+            storage_buffers,
+            cache,
+            tuning,
+        };
         let (x, y) = (offsets.0 * 4, offsets.1 * 4);
         let offsets = Offsets { x, y, dy: x, ..Offsets::default() };
         let wants = Wants { weight: true, bias: true, ..Wants::default() };

@@ -97,6 +97,10 @@ impl Device for Gpu {
         let copies = bound.collect::<Option<_>>().ok_or("a tensor is not on the GPU")?;
         Ok(Box::new(ReadyGpu { gpu: self, calls, copies, recorded: !case.op.is_backward() }))
     }
+
+    fn context(&self) -> &Context {
+        &self.context
+    }
 }
 
 struct ReadyGpu<'a> {

@@ -7,13 +7,15 @@ use crate::{Device, Failure, Ready, copy};
 use std::time::Instant;
 use wgnorm::Context;
 
-pub struct Host;
+pub struct Host {
+    context: Context,
+}
 
 impl Host {
     /// With so many threads, of rayon's global pool.
     pub fn new(threads: usize) -> Result<Host, Failure> {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
-        Ok(Host)
+        Ok(Host { context: Context::host() })
     }
 }
 
@@ -27,9 +29,13 @@ impl Device for Host {
     }
 
     fn prepare<'a>(&'a self, case: &Case, data: &Data) -> Result<Box<dyn Ready + 'a>, Failure> {
-        let calls = Calls::rotating(case, &Context::host(), data)?;
+        let calls = Calls::rotating(case, &self.context, data)?;
         let from = vec![vec![1; case.bytes()]; calls.len()];
         Ok(Box::new(ReadyHost { to: from.clone(), from, calls }))
+    }
+
+    fn context(&self) -> &Context {
+        &self.context
     }
 }
 

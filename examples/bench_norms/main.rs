@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example bench_norms -- [--json] [--backend gpu|host] [--adapter NAME]
-//!     [--filter TEXT] [--threads N] [--seconds S] [--batched N] [--plot FILE.svg]
+//!     [--filter TEXT] [--threads N] [--seconds S] [--batched N] [--plot FILE.svg] [--autotune FILE.json]
 //! ```
 //!
 //! One line per operation and shape whose name contains TEXT. Without `--backend` it is the GPU if there
@@ -12,7 +12,9 @@
 //! the host's.
 //!
 //! On a GPU forward calls are recorded into one compute pass, `--batched` many, and timed by the
-//! device's timestamps where it has them; backward calls from submission to completion.
+//! device's timestamps where it has them; backward calls from submission to completion. With
+//! `--autotune` the context measures what plans a call could have; what it found goes to the file, is
+//! taken from there next time, and is compared with the planner's own plans on stderr.
 
 mod answer;
 mod calls;
@@ -27,8 +29,11 @@ use answer::Answer;
 use calls::{Calls, Data};
 use cases::{Case, cases};
 use serde::Serialize;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use wgnorm::Context;
+use wgnorm::plan::{TunedCall, Tuning, Tunings};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -41,6 +46,7 @@ trait Device {
     /// What a case has to give, from elsewhere.
     fn expected(&self, case: &Case, data: &Data) -> Result<Answer, Failure>;
     fn prepare<'a>(&'a self, case: &Case, data: &Data) -> Result<Box<dyn Ready + 'a>, Failure>;
+    fn context(&self) -> &Context;
 }
 
 /// A case with its tensors in place, and as many for the copy. Times are in milliseconds; `i` chooses
@@ -93,11 +99,18 @@ struct Options {
     budget: Duration,
     batched: usize,
     plot: Option<PathBuf>,
+    autotune: Option<PathBuf>,
 }
 
 fn main() -> Result<(), Failure> {
     let options = parse()?;
     let device = open(&options)?;
+    if let Some(file) = &options.autotune {
+        if file.exists() {
+            device.context().set_tunings(&serde_json::from_reader(File::open(file)?)?)?;
+        }
+        device.context().set_autotune(true);
+    }
     let mut lines = Vec::new();
     for case in cases().into_iter().filter(|case| case.name().contains(&options.filter)) {
         let line = run(&*device, &case, options.budget)?;
@@ -115,7 +128,29 @@ fn main() -> Result<(), Failure> {
     if lines.is_empty() {
         return Err(format!("no case has {:?} in its name", options.filter).into());
     }
+    if let (Some(file), Some(tunings)) = (options.autotune, device.context().tunings())
+        && !tunings.calls.is_empty()
+    {
+        serde_json::to_writer_pretty(File::create(file)?, &tunings)?;
+        tell(&tunings);
+    }
     options.plot.map_or(Ok(()), |file| plot::draw(&file, &lines))
+}
+
+/// How far the planner's own plans are from the fastest.
+fn tell(tunings: &Tunings) {
+    let of_fastest = |call: &TunedCall| call.planned_ns as f64 / call.tuned_ns as f64;
+    let mut ratios: Vec<f64> = tunings.calls.iter().map(of_fastest).collect();
+    let better = tunings.calls.iter().filter(|call| call.tuning != Tuning::Planned);
+    eprintln!(
+        "{}: {} of {} calls tuned; the planner's plans take {:.2} of the fastest ones' time in the \
+         median, {:.2} at most",
+        tunings.device,
+        better.count(),
+        ratios.len(),
+        median(&mut ratios),
+        ratios.last().unwrap_or(&1.0),
+    );
 }
 
 fn open(options: &Options) -> Result<Box<dyn Device>, Failure> {
@@ -221,6 +256,7 @@ fn parse() -> Result<Options, lexopt::Error> {
                 options.budget = Duration::from_secs_f64(parser.value()?.parse()?);
             }
             Long("batched") => options.batched = parser.value()?.parse::<usize>()?.max(1),
+            Long("autotune") => options.autotune = Some(parser.value()?.into()),
             Long("plot") => options.plot = Some(parser.value()?.into()),
             other => return Err(other.unexpected()),
         }

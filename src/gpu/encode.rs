@@ -53,8 +53,13 @@ impl<'a> Operands<'a> {
         self.list.push((operand, data));
     }
 
-    fn get(&self, operand: Operand) -> Option<&'a GpuData> {
+    pub fn get(&self, operand: Operand) -> Option<&'a GpuData> {
         self.list.iter().find(|(named, _)| *named == operand).map(|(_, data)| *data)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn iter(&self) -> impl Iterator<Item = (Operand, &'a GpuData)> {
+        self.list.iter().copied()
     }
 
     /// Keeps the memory of all operands out of the pool: the application decides when it is used.
@@ -151,7 +156,7 @@ pub(crate) enum Job {
 }
 
 impl Job {
-    fn plan(&self, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
+    pub fn plan(&self, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
         match self {
             Job::Forward(problem, keep) => Plan::forward(problem, caps, offsets, *keep),
             Job::Statistics(problem) => Plan::statistics(problem, caps, offsets),
@@ -165,7 +170,7 @@ impl Job {
     }
 
     /// Bytes of an element of x.
-    fn element(&self) -> u64 {
+    pub fn element(&self) -> u64 {
         match self {
             Job::Forward(problem, _)
             | Job::Statistics(problem)
@@ -226,7 +231,7 @@ impl CallCache {
         // Not under the lock: compiling takes milliseconds. Two threads may prepare the same call;
         // either will do.
         operands.check(gpu)?;
-        let plan = job.plan(&gpu.caps(), &offsets)?;
+        let plan = gpu.plan(job, operands)?;
         let call = Arc::new(gpu.prepare(&plan, operands, job.element())?);
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         calls.push((CallKey::new(job, operands), call.clone()));
@@ -249,7 +254,12 @@ fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
 }
 
 impl Gpu {
-    fn prepare(&self, plan: &Plan, operands: &Operands<'_>, element: u64) -> Result<Call, Error> {
+    pub fn prepare(
+        &self,
+        plan: &Plan,
+        operands: &Operands<'_>,
+        element: u64,
+    ) -> Result<Call, Error> {
         let scratch = self.scratch(plan.partials, plan.gathered)?;
         let mut steps = Vec::with_capacity(plan.stages.len());
         for stage in &plan.stages {

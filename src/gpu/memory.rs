@@ -136,6 +136,14 @@ impl GpuData {
         self.memory.escaped.store(true, Ordering::Relaxed);
     }
 
+    /// Memory as large, aligned alike.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn alike(&self, alignment: u64) -> Result<GpuData, Error> {
+        let offset = self.offset % alignment;
+        let data = self.gpu.allocate(offset + self.bytes)?;
+        Ok(GpuData { offset, bytes: self.bytes, ..data })
+    }
+
     /// The data, if they belong to this context. Devices cannot be compared instead: those of two
     /// wgpu instances may be equal.
     pub fn on(&self, gpu: &Arc<Gpu>, operand: &'static str) -> Result<&Self, OperandError> {

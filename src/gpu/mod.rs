@@ -1,17 +1,20 @@
 //! The GPU: the only folder that names wgpu's objects.
 //!
 //! [`kernels`] is the table of shaders, [`pipelines`] compiles them, [`encode`] turns a plan and its
-//! operands into bind groups and dispatches, [`run`] makes outputs and submits, [`readback`] is the
-//! one way back to the host.
+//! operands into bind groups and dispatches, [`tune`] knows which plans were measured to be the
+//! fastest, [`run`] makes outputs and submits, [`readback`] is the one way back to the host.
 
 mod device;
 mod encode;
 pub(crate) mod kernels;
+#[cfg(not(target_arch = "wasm32"))]
+mod measure;
 mod memory;
 mod open;
 mod pipelines;
 mod readback;
 mod run;
+mod tune;
 
 pub(crate) use crate::plan::Operand;
 pub use encode::Recorder;
@@ -23,7 +26,7 @@ pub(crate) use run::{
     style_gradient, style_tables,
 };
 
-use crate::plan::{Caps, Role, Task};
+use crate::plan::{Caps, Role, Task, Tuning};
 use crate::{OpenError, RunError};
 use device::Device;
 use memory::Pool;
@@ -35,6 +38,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tune::Tuner;
 use wgpu::BufferUsages as Usage;
 
 /// Most storage bindings of the kernels that cannot be done without; WebGPU devices have as many.
@@ -63,6 +67,7 @@ pub(crate) struct Gpu {
     sink: wgpu::Buffer,
     /// Calls that belong to no layer: statistics merged, tables made.
     calls: CallCache,
+    tuner: Tuner,
     tensors: Arc<Pool>,
     staging: Pool,
 }
@@ -88,6 +93,7 @@ impl Gpu {
             absent,
             sink,
             calls: CallCache::default(),
+            tuner: Tuner::default(),
             tensors: Arc::new(Pool::new("wgnorm tensor", usage)),
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
             device,
@@ -201,5 +207,6 @@ pub(crate) fn caps_of(limits: &wgpu::Limits) -> Result<Caps, OpenError> {
         offset_alignment: limits.min_storage_buffer_offset_alignment.into(),
         storage_buffers,
         cache: 0,
+        tuning: Tuning::Planned,
     })
 }

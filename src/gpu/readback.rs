@@ -109,7 +109,7 @@ impl Readback {
 
 /// Waits for a submission in steps: a device that is lost meanwhile ends the wait.
 #[cfg(not(target_arch = "wasm32"))]
-fn poll_until_done(
+pub(crate) fn poll_until_done(
     device: &wgpu::Device,
     submission: wgpu::SubmissionIndex,
 ) -> Result<(), RunError> {

@@ -1,5 +1,6 @@
 //! How the elements of a view are shared out among workgroups, lanes and dispatches.
 
+use super::tuning::Knobs;
 use super::{
     Access, Caps, Kernel, Offsets, Operand, Overrides, Plan, Stage, Task, Window, binding_shift,
 };
@@ -7,21 +8,11 @@ use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Activation, PlanError, View};
 use std::ops::Range;
 
-/// Lanes of a workgroup. 256 is what every WebGPU device offers; devices with fewer get fewer.
-const LANES: u32 = 256;
-/// Values per lane up to which a group stays in registers: 16 vec4. More would spill on GPUs that
-/// give a lane 64 registers at full occupancy (lanes × data registers ≤ 16 Ki words here).
-const TILE_MAX: u32 = 16;
-/// vec4 steps a lane takes before a group gets more lanes. Fewer lanes mean fewer barrier rounds
-/// and more groups per workgroup; four loads in flight hide latency.
-const TILE_IDEAL: u32 = 4;
-/// Smallest slice of a split group: 16 KiB, so that a workgroup's work outweighs its launch.
-const SLICE_MIN: u32 = 4096;
+/// vec4 that a workgroup keeps in registers, all lanes together: 16 Ki words, beyond which GPUs spill
+/// at full occupancy.
+const REGISTERS: u32 = 4096;
 /// Most slices of a split group: every workgroup of `apply` merges them all, one per lane.
 const SLICES_MAX: u32 = 256;
-/// Workgroups that fill the largest GPUs (about 8 for each of 128 compute units). Beyond, slices
-/// grow instead of their number.
-const WORKGROUPS_ENOUGH: u32 = 1024;
 /// Groups side by side where neighbouring lanes work on neighbouring groups: 32 f32 are a cache
 /// line of 128 bytes. Fewer, down to [`COLUMNS_MIN`], where longer groups then stay in registers.
 const COLUMNS: u32 = 32;
@@ -66,7 +57,10 @@ pub(super) struct Geometry<'a> {
     pub view: View,
     pub caps: &'a Caps,
     pub offsets: &'a Offsets,
+    knobs: Knobs,
     wg: u32,
+    /// vec4 steps of a lane up to which a group stays in registers.
+    tile_max: u32,
     dense: bool,
     columns: bool,
     /// Most elements of the tensor that one binding shows.
@@ -123,7 +117,9 @@ pub(super) const BACKWARDS: [f32; 4] = [1.0, 1.0, 0.0, 1.0];
 
 impl<'a> Geometry<'a> {
     pub fn new(problem: &'a Problem, view: View, caps: &'a Caps, offsets: &'a Offsets) -> Self {
-        let wg = prev_power_of_two(caps.lanes.min(LANES));
+        let knobs = caps.tuning.knobs();
+        let wg = prev_power_of_two(caps.lanes.min(knobs.lanes));
+        let tile_max = knobs.tile_max.min(REGISTERS / wg);
         let dense = view.has_dense_rows();
         let [_, groups, _, reduced] = view.extent;
         let [_, beside, outer, inner] = view.data;
@@ -139,7 +135,7 @@ impl<'a> Geometry<'a> {
         let whole = u64::from(view.elements());
         let window =
             if whole * element + shift <= caps.max_binding { part.max(whole) } else { part };
-        Geometry { problem, view, caps, offsets, wg, dense, columns, window }
+        Geometry { problem, view, caps, offsets, knobs, wg, tile_max, dense, columns, window }
     }
 
     /// Whether some window shows whole groups.
@@ -176,13 +172,14 @@ impl<'a> Geometry<'a> {
             }
             return Some(slicing(rows)).filter(|s| s.tile <= tile_max);
         }
-        let lanes = chunks.div_ceil(TILE_IDEAL).next_power_of_two().min(self.wg);
+        let lanes =
+            chunks.div_ceil(self.knobs.tile_ideal.min(tile_max)).next_power_of_two().min(self.wg);
         Some(slicing(self.wg / lanes)).filter(|s| s.tile <= tile_max)
     }
 
     /// The largest groups that one dispatch reads, normalizes and writes.
     pub fn in_registers(&self) -> Option<Slicing> {
-        self.whole_groups(TILE_MAX)
+        self.whole_groups(self.tile_max)
     }
 
     /// All groups.
@@ -197,7 +194,7 @@ impl<'a> Geometry<'a> {
         let groups = self.view.groups();
         let bytes = u64::from(self.view.group_len()) * self.element() * tensors;
         let all = u64::from(groups) * bytes;
-        let unknown = self.caps.cache == 0;
+        let unknown = self.caps.cache == 0 || !self.knobs.in_runs;
         let one =
             unknown || all <= self.caps.cache || u64::from(self.view.elements()) > self.window;
         let fitting = (self.caps.cache / 2 / bytes).min(all / bytes) as u32;
@@ -213,8 +210,8 @@ impl<'a> Geometry<'a> {
         let view = &self.view;
         let rows = if self.columns { self.columns(COLUMNS) } else { 1 };
         let workgroups = groups.div_ceil(rows);
-        let wanted = WORKGROUPS_ENOUGH.div_ceil(workgroups).min(SLICES_MAX.min(self.wg));
-        let least = (SLICE_MIN / rows).max(SLICE_STEP);
+        let wanted = self.knobs.workgroups_enough.div_ceil(workgroups).min(SLICES_MAX.min(self.wg));
+        let least = (self.knobs.slice_min / rows).max(SLICE_STEP);
         let mut slice_len = slice_of(view.group_len(), wanted).max(least);
         // A slice must fit a window even when its group does not.
         if !self.shows_groups() {
@@ -230,7 +227,7 @@ impl<'a> Geometry<'a> {
 
     /// The largest groups of which one dispatch reads x and dy, and writes dx.
     pub fn gradient_in_registers(&self) -> Option<Slicing> {
-        self.whole_groups(TILE_MAX / 2)
+        self.whole_groups(self.tile_max / 2)
     }
 
     /// The same where registers also hold sums over groups, of each position: rows of lanes then take
@@ -243,7 +240,7 @@ impl<'a> Geometry<'a> {
             && (param[3] == 1 || extent[3] == 1)
             && (param[2] == extent[3] || extent[2] == 1);
         let one_window = u64::from(self.view.elements()) <= self.window;
-        let slicing = self.whole_groups(TILE_MAX / 4)?;
+        let slicing = self.whole_groups(self.tile_max / 4)?;
         let blocks = self.view.groups().div_ceil(slicing.rows);
         let turns = blocks.div_ceil(STRIPS).max(STRIP_MIN.div_ceil(slicing.rows));
         (of_position && one_window && !self.columns && self.view.groups() >= STRIP_MIN)
@@ -262,7 +259,7 @@ impl<'a> Geometry<'a> {
 
     /// The same where so many groups are worked on at a time.
     pub fn looped_runs(&self, groups: u32) -> Slicing {
-        self.whole_groups(TILE_IDEAL).unwrap_or_else(|| self.split_runs(groups))
+        self.whole_groups(self.knobs.tile_ideal).unwrap_or_else(|| self.split_runs(groups))
     }
 
     fn element(&self) -> u64 {

@@ -9,9 +9,11 @@ mod forward;
 mod geometry;
 mod small;
 mod traffic;
+mod tuning;
 
 pub use small::Small;
 pub use traffic::Traffic;
+pub use tuning::{TunedCall, Tuning, Tunings};
 
 use crate::{DType, View};
 use smallvec::SmallVec;
@@ -32,6 +34,8 @@ pub struct Caps {
     /// Bytes of the last cache before memory; 0 if that is not known. Tensors beyond it, with groups that
     /// need two passes, are worked on run by run.
     pub cache: u64,
+    /// Which plan was found to be the fastest there, if it was measured.
+    pub tuning: Tuning,
 }
 
 impl Caps {
@@ -43,6 +47,7 @@ impl Caps {
         offset_alignment: 256,
         storage_buffers: 8,
         cache: 0,
+        tuning: Tuning::Planned,
     };
 }
 

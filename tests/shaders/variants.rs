@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::LazyLock};
 use wgnorm::{
     Activation, DType, Estimator, Momentum, Problem, RunningUpdate, StatSource, View,
-    plan::{Access, Caps, Keep, Kernel, Offsets, Overrides, Plan, Small, Wants},
+    plan::{Access, Caps, Keep, Kernel, Offsets, Overrides, Plan, Small, Tuning, Wants},
 };
 
 /// A module and the constants it is compiled with.
@@ -132,6 +132,7 @@ pub fn flags(&(kernel, _, o): &Variant) -> (Kernel, Overrides) {
 pub static ALL: LazyLock<BTreeSet<Variant>> = LazyLock::new(|| {
     let mut variants = BTreeSet::new();
     layouts(&mut variants);
+    tunings(&mut variants);
     combinations(&mut variants);
     for lanes in LANES {
         let offsets = Offsets::default();
@@ -187,6 +188,18 @@ fn layouts(variants: &mut BTreeSet<Variant>) {
         for (i, kind) in (0..13).flat_map(|i| (0..VIEWS).map(move |kind| (i, kind))) {
             let problem = problem(view(kind, [1 << i, 3, 4]), dtype, 3, UPDATES[2]);
             collect(&problem, &caps(lanes, 128 << 20), &aligned, variants);
+        }
+    }
+}
+
+/// What plans other than the planner's own add, on a device that takes large workgroups.
+fn tunings(variants: &mut BTreeSet<Variant>) {
+    let lengths = (0..20).flat_map(|i| [(1u32 << i) - 1, 1 << i, (3 << i) / 2]);
+    for (s, kind) in lengths.filter(|s| *s > 0).flat_map(|s| (0..VIEWS).map(move |k| (s, k))) {
+        for (tuning, c) in Tuning::ALL.into_iter().flat_map(|t| [1, 3, 8, 64].map(|c| (t, c))) {
+            let caps = Caps { tuning, ..caps(1024, 128 << 20) };
+            let problem = problem(view(kind, [2, c, s]), DType::F32, 0b1000_1011, None);
+            collect(&problem, &caps, &Offsets::default(), variants);
         }
     }
 }
