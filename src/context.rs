@@ -229,7 +229,7 @@ impl Context {
     /// then take the fastest. Off by default: the first call of each kind waits for the device, for about a
     /// second in all on a fast one, and is not to be made while one of its buffers is mapped. What calls
     /// write is not touched by it; memory of the same size is needed meanwhile. No effect on the host.
-    /// Native only: in a browser [`set_tunings`](Self::set_tunings) alone.
+    /// Native only: a browser's thread cannot wait.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn set_autotune(&self, on: bool) {
         if let Some(gpu) = self.gpu() {

@@ -23,6 +23,9 @@ use slots::SlotPlan;
 /// Multiplications of one submission, at least: below that, submitting costs more than it tells.
 const SUBMISSION_WORK: u64 = 1 << 30;
 
+/// Bytes bound where no moments are written: one entry.
+const NO_MOMENTS: u64 = 16;
+
 /// Stages with their weights on the device.
 pub(crate) struct GpuNet {
     context: Context,
@@ -123,12 +126,13 @@ impl GpuNet {
                 })
             });
             let slots: Vec<_> = slots.collect();
-            // Of one convolution after the other.
-            let moments =
-                plan.stages.iter().zip(&self.convs).map(|(at, conv)| conv.moments(at.sizes[0]));
+            // Of one convolution after the other, where a norm follows.
+            let moments = plan.stages.iter().zip(&self.convs).zip(&self.stages);
+            let moments = moments.filter(|(_, stage)| stage.finish.has_norm());
+            let moments = moments.map(|((at, conv), _)| conv.moments(at.sizes[0])).max();
             let moments = self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("moments"),
-                size: moments.max().unwrap_or_default(),
+                size: moments.unwrap_or(NO_MOMENTS),
                 usage: BufferUsages::STORAGE,
                 mapped_at_creation: false,
             });
