@@ -1,6 +1,8 @@
 // grad_row: the backward pass in one dispatch: a row keeps xhat and g of its group in registers (two reads, one write).
 //   u = g where weight is the same for all of the group, else weight · g      g = dy · act'(preactivation)
 //   dx = rstd · (weight ·) (u - Σu/n - xhat · Σ(u·xhat)/n), without the first sum where nothing is centered
+// Where weight differs between rows that are one group (KIN), each row's sums and u are taken times its weight; what is
+// saved are the rows' own sums.
 // With COLUMN_SUMS a row of lanes takes several groups one after the other, and keeps in registers what their elements
 // at the same position add to the gradients of weight and bias: one partial entry per position and workgroup.
 // Registers are named, as in norm_row.
@@ -10,7 +12,7 @@
 
 override TILE: u32 = 4u;             // steps of a lane: 1, 2, 4, 8
 override CONSTANT: bool = false;     // statistics do not depend on x: dx has no sums
-override SAVE: bool = false;         // (n, Σg, Σg·xhat) of every group is written out
+override SAVE: bool = false;         // (n, Σg, Σg·xhat) of every row is written out
 override COLUMN_SUMS: bool = false;  // (0, Σg, Σg·xhat) of every position is; TILE is 4 at most
 
 @group(0) @binding(10) var<storage, read_write> sums: array<vec4<f32>>;
@@ -144,32 +146,38 @@ fn grad_row(
       s += u6; q += u6 * v6; s += u7; q += u7 * v7;
     }
 
+    var own = 1.0;
+    if !INSIDE { own = load_weight(row, vec4(0u)).x; }
     var means = vec2(0.0);
     if SAVE || !CONSTANT {
-      let total = row_sum(row, vec4(sum4(s), sum4(q), 0.0, 0.0));
-      // A group of which nothing counts has sums of 0.
-      let n = moments[along(task.stat, row.group)].x;
-      means = total.xy / max(n, 1.0);
-      if !CENTERED { means.x = 0.0; }
+      var total = row_sum(row, vec4(sum4(s), sum4(q), 0.0, 0.0));
+      let n = moments[statistic(row)].x;
       if SAVE {
         if row.lane == 0u && row.end > 0u {
           sums[row.group] = vec4(n, total.xy, 0.0);
         }
       }
+      if KIN > 1u { total = kin_sum(row, own * total); }
+      // A group of which nothing counts has sums of 0.
+      means = total.xy / max(n, 1.0);
+      if !CENTERED { means.x = 0.0; }
     }
 
     var scale = whole.z;
-    if !INSIDE { scale *= load_weight(row, vec4(0u)).x; }
-    write(row, 0u, scale, u0, v0, means);
+    if KIN == 1u {
+      scale *= own;
+      own = 1.0;
+    }
+    write(row, 0u, scale, own * u0, v0, means);
     if TILE > 1u {
-      write(row, 1u, scale, u1, v1, means);
+      write(row, 1u, scale, own * u1, v1, means);
     }
     if TILE > 2u {
-      write(row, 2u, scale, u2, v2, means); write(row, 3u, scale, u3, v3, means);
+      write(row, 2u, scale, own * u2, v2, means); write(row, 3u, scale, own * u3, v3, means);
     }
     if TILE > 4u {
-      write(row, 4u, scale, u4, v4, means); write(row, 5u, scale, u5, v5, means);
-      write(row, 6u, scale, u6, v6, means); write(row, 7u, scale, u7, v7, means);
+      write(row, 4u, scale, own * u4, v4, means); write(row, 5u, scale, own * u5, v5, means);
+      write(row, 6u, scale, own * u6, v6, means); write(row, 7u, scale, own * u7, v7, means);
     }
   }
 

@@ -15,7 +15,7 @@ fn row_stat(row: Row) -> vec3<f32> {
   if STATS_INSIDE {
     return vec3(0.0);
   }
-  return stat_of(along(task.stat, row.group));
+  return stat_of(statistic(row));
 }
 
 fn xhat_of(row: Row, p: vec4<u32>, x: vec4<f32>, whole: vec3<f32>) -> vec4<f32> {

@@ -24,6 +24,8 @@ struct Task {
 override WG: u32 = 256u;
 override ROWS: u32 = 1u;
 override LANES: u32 = WG / ROWS;
+override TAKEN: u32 = ROWS;      // rows that work; the others are idle
+override KIN: u32 = 1u;          // rows side by side that are one group, in statistics and their gradients
 override COLUMNS: bool = false;
 override DENSE: bool = true;     // a group is a contiguous run of elements
 override CENTERED: bool = true;  // the mean is subtracted
@@ -44,7 +46,7 @@ fn row_of(workgroup: vec3<u32>, grid: vec3<u32>, invocation: u32) -> Row {
   return row_at(workgroup.x + workgroup.y * grid.x, invocation);
 }
 
-// A lane's row, of the `block`th ROWS rows.
+// A lane's row, of the `block`th TAKEN rows.
 fn row_at(block: u32, invocation: u32) -> Row {
   var row = invocation / LANES;
   var lane = invocation % LANES;
@@ -52,7 +54,8 @@ fn row_at(block: u32, invocation: u32) -> Row {
     row = invocation % ROWS;
     lane = invocation / ROWS;
   }
-  var item = block * ROWS + row;
+  let taken = row < TAKEN;
+  var item = block * TAKEN + row;
   // What the pass before read last is still in the cache.
   if task.style.w != 0.0 && item < task.span.w { item = task.span.w - 1u - item; }
   var group = item / task.span.z;
@@ -65,7 +68,7 @@ fn row_at(block: u32, invocation: u32) -> Row {
   group += task.span.x;
   slice += task.span.y;
   let first = slice * task.slicing.y;
-  let end = select(0u, min(task.slicing.y, task.slicing.z - first), item < task.span.w);
+  let end = select(0u, min(task.slicing.y, task.slicing.z - first), taken && item < task.span.w);
   return Row(row * LANES + lane, lane, group, slice, along(task.data, group), first, end);
 }
 
@@ -79,6 +82,14 @@ fn inside(strides: vec4<u32>, row: Row, p: vec4<u32>) -> vec4<u32> {
   let q = p + row.first;
   let outer = q / task.extent.w;
   return outer * strides.z + (q - outer * task.extent.w) * strides.w;
+}
+
+// Index of a row's statistics.
+fn statistic(row: Row) -> u32 {
+  if KIN > 1u {
+    return row.group / KIN;
+  }
+  return along(task.stat, row.group);
 }
 
 // Indices of elements of a row.
@@ -188,6 +199,20 @@ fn row_sum(row: Row, value: vec4<f32>) -> vec4<f32> {
 
 fn row_merge(row: Row, value: vec4<f32>) -> vec4<f32> {
   return row_reduce(row, value, MERGE);
+}
+
+// What rows that are one group have together, where all lanes of each know what theirs has.
+fn kin_sum(row: Row, value: vec4<f32>) -> vec4<f32> {
+  slots[row.slot] = value;
+  workgroupBarrier();
+  let number = row.slot / LANES;
+  let first = number - number % KIN;
+  var total = vec4(0.0);
+  for (var other = 0u; other < KIN; other++) {
+    total += slots[min(first + other, ROWS - 1u) * LANES];
+  }
+  workgroupBarrier(); // the slots may be written again
+  return total;
 }
 
 fn sum4(v: vec4<f32>) -> f32 {

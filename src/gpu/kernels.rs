@@ -140,6 +140,7 @@ impl Kernel {
         }
         if self.has_gradient() || self == Kernel::GatherSums {
             constants.push(("PAIRED", flag(o.paired)));
+            constants.push(("KIN", f64::from(o.kin.max(1))));
         }
         match self {
             Kernel::NormRow => {
@@ -150,6 +151,7 @@ impl Kernel {
                 ("SAVE", flag(o.save)),
                 ("CONSTANT", flag(o.constant)),
                 ("COLUMN_SUMS", flag(o.column_sums)),
+                ("TAKEN", f64::from(o.taken)),
             ]),
             Kernel::Apply | Kernel::GatherMoments => constants.push(("RUNNING", flag(o.running))),
             Kernel::UpdateRunning => constants

@@ -7,6 +7,9 @@ use crate::{Activation, DType, PlanError, View};
 use smallvec::SmallVec;
 use std::ops::Range;
 
+/// Elements of a row of which an entry of four f32 is written and read: less than these cost.
+const ROW_MIN: u32 = 16;
+
 impl Problem {
     /// Whether the addend's gradient is a tensor of its own, not dy.
     pub(crate) fn has_gradient(&self) -> bool {
@@ -52,6 +55,28 @@ impl View {
         }
     }
 
+    /// Where parameters vary along one of a group's axes (GroupNorm's channels): the same elements with
+    /// each parameter's as a row, and how many rows side by side are a group. `None` where that is not
+    /// so, or rows would be shorter than the entry that is kept of each.
+    pub(crate) fn by_channel(&self) -> Option<(View, u32)> {
+        let View { extent, data, param, stat, mask } = *self;
+        let varies = |axis: &usize| param[*axis] != 0 && extent[*axis] > 1;
+        let [axis] = (2..4).filter(varies).collect::<Vec<_>>()[..] else { return None };
+        let (along, kin) = (5 - axis, extent[axis]);
+        let is_one_axis = |strides: [u32; 4]| extent[1] == 1 || strides[1] == kin * strides[axis];
+        let in_order = (extent[0] == 1 || stat[0] == extent[1]) && (extent[1] == 1 || stat[1] == 1);
+        let rows = is_one_axis(data) && is_one_axis(param) && in_order;
+        let merged = |strides: [u32; 4]| [strides[0], strides[axis], 0, strides[along]];
+        let view = View {
+            extent: [extent[0], extent[1] * kin, 1, extent[along]],
+            data: merged(data),
+            param: merged(param),
+            stat: [0; 4], // by their order
+            mask: merged(mask),
+        };
+        (rows && extent[along] >= ROW_MIN && mask[axis] == 0).then_some((view, kin))
+    }
+
     /// Entries of `len` parameters, in `strips` of all of them.
     fn of_columns(strips: u32, len: u32) -> View {
         View {
@@ -82,9 +107,7 @@ impl Plan {
         let behind = Problem { activation: Activation::None, addend: false, ..*problem };
         let mut planner = Planner::new(problem, caps, offsets);
         match planner.registers(wants) {
-            Some((slicing, columns)) => {
-                planner.in_registers(slicing, columns, &behind, wants)?;
-            }
+            Some((slicing, besides)) => planner.in_registers(slicing, besides, &behind, wants)?,
             None => planner.pass_by_pass(&behind, wants)?,
         }
         planner.finish()
@@ -105,10 +128,22 @@ impl Plan {
         let mut planner = Planner::new(problem, caps, offsets);
         let (view, inside) = (problem.view, problem.view.params_inside());
         let (all, slicing) = (planner.geometry.all(), planner.geometry.looped());
-        planner.sums(Kernel::SumsRow, view, all.clone(), slicing, inside)?;
-        planner.gather(all, slicing.slices, Operand::Partials, Operand::Sums)?;
+        planner.sums(Kernel::SumsRow, (view, 0), all.clone(), slicing, inside)?;
+        planner.gather(all, 0, slicing.slices, Operand::Partials, Operand::Sums)?;
         planner.finish()
     }
+}
+
+/// What the dispatch that does it all writes besides dx, for the gradients of parameters.
+enum Besides {
+    /// Nothing: they are not wanted, or need passes of their own.
+    Nothing,
+    /// Sums over each group, which is one parameter's.
+    Groups,
+    /// Sums over each channel of a group, rows of this view; so many of them are a group.
+    Channels(View, u32),
+    /// Sums over groups of each position.
+    Columns,
 }
 
 struct Planner<'a> {
@@ -146,27 +181,38 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// How all of it is one dispatch, if it can be and there is more to do than to write dx; and whether
-    /// that dispatch sums up over groups.
-    fn registers(&self, wants: Wants) -> Option<(Slicing, bool)> {
+    /// How all of it is one dispatch, if it can be and there is more to do than to write dx.
+    fn registers(&self, wants: Wants) -> Option<(Slicing, Besides)> {
         let problem = self.problem();
-        let wants_params = wants.weight || wants.bias;
-        let columns = self.geometry.column_sums().filter(|_| wants_params);
-        let with_params =
-            wants_params && (problem.view.params_follow_groups() || columns.is_some());
+        let view = problem.view;
         let on_the_way = problem.has_gradient() && self.binds(Kernel::GradRowAddend);
         if problem.has_gradient() && !on_the_way && problem.dtype != DType::F32 {
             return None; // the addend would be read again
         }
+        let groups = || self.geometry.gradient_in_registers();
+        let channels = || {
+            let (view, kin) = view.by_channel()?;
+            Some((self.over(view).kin_in_registers(kin)?, Besides::Channels(view, kin)))
+        };
+        let columns = || Some((self.geometry.column_sums()?, Besides::Columns));
+        let (slicing, besides) = if !(wants.weight || wants.bias) {
+            (groups()?, Besides::Nothing)
+        } else if view.params_follow_groups() {
+            (groups()?, Besides::Groups)
+        } else if let Some(all) = channels().or_else(columns) {
+            all
+        } else {
+            (groups()?, Besides::Nothing)
+        };
+        let with_params = !matches!(besides, Besides::Nothing);
         let worth = !problem.source.is_constant() || on_the_way || with_params;
-        let slicing = columns.or_else(|| self.geometry.gradient_in_registers())?;
-        (worth && !wants.given_sums).then_some((slicing, columns.is_some()))
+        (worth && !wants.given_sums).then_some((slicing, besides))
     }
 
     fn in_registers(
         &mut self,
         slicing: Slicing,
-        column_sums: bool,
+        besides: Besides,
         behind: &'a Problem,
         wants: Wants,
     ) -> Result<(), PlanError> {
@@ -174,33 +220,49 @@ impl<'a> Planner<'a> {
             self.gradient_apart(behind)?;
         }
         let problem = self.problem();
-        let wants_params = wants.weight || wants.bias;
-        let save = wants_params && !column_sums && problem.view.params_follow_groups();
+        let (view, kin) = match besides {
+            Besides::Channels(view, kin) => (view, kin),
+            _ => (problem.view, 0),
+        };
+        let geometry = self.over(view);
         let overrides = Overrides {
             tile: slicing.tile,
+            kin,
             constant: problem.source.is_constant(),
             weight: problem.weight,
-            save,
-            column_sums,
-            ..self.geometry.derivative()
+            save: matches!(besides, Besides::Groups | Besides::Channels(..)),
+            column_sums: matches!(besides, Besides::Columns),
+            ..geometry.derivative()
         };
         let kernel = if problem.has_gradient() { Kernel::GradRowAddend } else { Kernel::GradRow };
-        let sums = if save || column_sums { Operand::Partials } else { Operand::Absent };
-        let bound = [(Role::Moments, Operand::Moments), (Role::Sums, sums)];
-        self.pass(kernel, self.geometry.all(), slicing, overrides, &bound, PLAIN)?;
+        let sums = match besides {
+            Besides::Nothing => Operand::Absent,
+            _ => Operand::Partials,
+        };
+        let bound = [(Role::Dy, self.dy), (Role::Moments, Operand::Moments), (Role::Sums, sums)];
+        let pass = Pass {
+            kernel,
+            groups: geometry.all(),
+            slicing,
+            parts: 1,
+            overrides,
+            bound: &bound,
+            style: PLAIN,
+        };
+        geometry.pass(&pass, &mut self.plan.stages)?;
         self.go_behind(behind);
-        if save {
-            self.keep_partials(slicing.partials(&problem.view));
-            self.params(problem.view, 1, wants)
-        } else if column_sums {
-            let strips = self.geometry.strips(&slicing);
-            let len = problem.view.group_len();
-            self.keep_partials(u64::from(strips) * u64::from(len) * ENTRY);
-            self.params(View::of_columns(strips, len), 1, wants)
-        } else if wants_params {
-            self.params_apart(wants)
-        } else {
-            Ok(())
+        match besides {
+            Besides::Groups | Besides::Channels(..) => {
+                self.keep_partials(slicing.partials(&view));
+                self.params(view, 1, wants)
+            }
+            Besides::Columns => {
+                let (strips, len) = (geometry.strips(&slicing), view.group_len());
+                self.keep_partials(u64::from(strips) * u64::from(len) * ENTRY);
+                self.params(View::of_columns(strips, len), 1, wants)
+            }
+            Besides::Nothing if wants.weight || wants.bias => self.params_apart(wants),
+            Besides::Nothing => Ok(()),
         }
     }
 
@@ -224,31 +286,40 @@ impl<'a> Planner<'a> {
             false => Kernel::SumsRow,
         };
         let runs: Vec<_> = self.geometry.runs(2).filter(|_| sums_here).collect();
+        // Sums over channels serve both, too.
+        let channels = view.by_channel().filter(|_| sums_here && wants_params && !one_pass);
+        let (of, kin) = channels.unwrap_or((view, 0));
         let parts = if sums_here {
             let slicing = self.geometry.looped_runs(runs[0].end);
+            let rows = |groups: &Range<u32>| groups.start * kin.max(1)..groups.end * kin.max(1);
+            let of_rows = match channels {
+                Some((view, _)) => self.over(view).looped_runs(rows(&runs[0]).end),
+                None => slicing,
+            };
             for groups in runs {
                 // The run before went behind.
                 (self.geometry.problem, self.dy) = front;
-                self.sums(kernel, view, groups.clone(), slicing, view.params_inside())?;
+                self.sums(kernel, (of, kin), rows(&groups), of_rows, of.params_inside())?;
                 self.go_behind(behind);
-                self.gather(groups.clone(), slicing.slices, Operand::Partials, Operand::Gathered)?;
+                let (parts, to) = (of_rows.slices, Operand::Gathered);
+                self.gather(groups.clone(), kin, parts, Operand::Partials, to)?;
                 self.input(groups, slicing, BACKWARDS)?;
             }
-            slicing.slices
+            of_rows.slices
         } else {
             let (all, slicing) = (self.geometry.all(), self.geometry.looped());
             if sums_first {
-                self.sums(kernel, view, all.clone(), slicing, view.params_inside())?;
+                self.sums(kernel, (view, 0), all.clone(), slicing, view.params_inside())?;
                 self.go_behind(behind);
             }
             if needs_sums {
-                self.gather(all.clone(), 1, Operand::Sums, Operand::Gathered)?;
+                self.gather(all.clone(), 0, 1, Operand::Sums, Operand::Gathered)?;
             }
             self.input(all, slicing, PLAIN)?;
             slicing.slices
         };
         match wants_params {
-            true if one_pass => self.params(view, parts, wants),
+            true if one_pass || channels.is_some() => self.params(of, parts, wants),
             true => self.params_apart(wants),
             false => Ok(()),
         }
@@ -268,7 +339,7 @@ impl<'a> Planner<'a> {
     fn params_apart(&mut self, wants: Wants) -> Result<(), PlanError> {
         let view = self.problem().view.by_parameter();
         let slicing = self.over(view).looped();
-        self.sums(Kernel::SumsRow, view, 0..view.groups(), slicing, false)?;
+        self.sums(Kernel::SumsRow, (view, 0), 0..view.groups(), slicing, false)?;
         self.params(view, slicing.slices, wants)
     }
 
@@ -297,12 +368,12 @@ impl<'a> Planner<'a> {
         Geometry::new(problem, view, caps, offsets)
     }
 
-    /// Partial sums over some groups of `view`, of the gradient or (`weighted`) of its product with the
-    /// weight.
+    /// Partial sums over some groups of a view, of the gradient or (`weighted`) of its product with the
+    /// weight; `kin` of them share statistics.
     fn sums(
         &mut self,
         kernel: Kernel,
-        view: View,
+        (view, kin): (View, u32),
         groups: Range<u32>,
         slicing: Slicing,
         weighted: bool,
@@ -311,6 +382,7 @@ impl<'a> Planner<'a> {
         let problem = geometry.problem;
         let varies = |axis: usize| view.stat[axis] != 0 && view.extent[axis] > 1;
         let overrides = Overrides {
+            kin,
             weighted: weighted && problem.weight,
             weight: problem.weight && (weighted || problem.activation != Activation::None),
             stats_inside: varies(2) || varies(3),
@@ -327,10 +399,12 @@ impl<'a> Planner<'a> {
         geometry.pass(&pass, &mut self.plan.stages)
     }
 
-    /// One entry of sums per group: partials times the weight, or given ones as they are.
+    /// One entry of sums per group: partials, of all of it or of its `kin` channels, times the weight; or
+    /// given ones as they are.
     fn gather(
         &mut self,
         groups: Range<u32>,
+        kin: u32,
         parts: u32,
         from: Operand,
         to: Operand,
@@ -342,14 +416,14 @@ impl<'a> Planner<'a> {
         }
         let affine = self.geometry.affine();
         let weight = affine.weight && from == Operand::Partials;
-        let overrides = Overrides { paired, weight, bias: false, ..affine };
+        let overrides = Overrides { kin, paired, weight, bias: false, ..affine };
         let weight = if weight { Operand::Weight } else { Operand::Absent };
         let operands = [weight, Operand::Moments, from, to];
         let mut stage = self.geometry.entries(
             Kernel::GatherSums,
             groups.end - groups.start,
             parts,
-            parts,
+            parts.saturating_mul(kin.max(1)),
             overrides,
             &operands,
         )?;

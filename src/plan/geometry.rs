@@ -41,9 +41,16 @@ pub(super) struct Slicing {
     pub tile: u32,
     /// Groups that a row of lanes takes one after the other.
     pub turns: u32,
+    /// Groups that stay together in a workgroup.
+    pub kin: u32,
 }
 
 impl Slicing {
+    /// Rows of a workgroup that have work.
+    fn taken(&self) -> u32 {
+        self.rows - self.rows % self.kin
+    }
+
     /// Bytes of a partial entry for each slice of each group.
     pub fn partials(&self, view: &View) -> u64 {
         u64::from(view.groups()) * u64::from(self.slices) * ENTRY
@@ -156,24 +163,32 @@ impl<'a> Geometry<'a> {
     /// Regime "group fits the workgroup": as few lanes per group as give each its ideal tile. None
     /// if it does not fit.
     pub fn whole_groups(&self, tile_max: u32) -> Option<Slicing> {
+        self.whole_kin(tile_max, 1)
+    }
+
+    /// The same where so many groups side by side stay in one workgroup.
+    fn whole_kin(&self, tile_max: u32, kin: u32) -> Option<Slicing> {
+        let least = kin.next_power_of_two();
         let len = self.view.group_len();
         let chunks = len.div_ceil(4);
         let slicing = |rows| {
             let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
-            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile, turns: 1 }
+            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile, turns: 1, kin }
         };
-        if !self.shows_groups() {
+        if !self.shows_groups() || least > self.wg {
             return None;
         }
         if self.columns {
-            let mut rows = self.columns(COLUMNS);
-            while slicing(rows).tile > tile_max && rows > COLUMNS_MIN {
+            let mut rows = self.columns(COLUMNS).max(least);
+            while slicing(rows).tile > tile_max && rows > COLUMNS_MIN.max(least) {
                 rows /= 2;
             }
             return Some(slicing(rows)).filter(|s| s.tile <= tile_max);
         }
-        let lanes =
-            chunks.div_ceil(self.knobs.tile_ideal.min(tile_max)).next_power_of_two().min(self.wg);
+        let lanes = chunks
+            .div_ceil(self.knobs.tile_ideal.min(tile_max))
+            .next_power_of_two()
+            .min(self.wg / least);
         Some(slicing(self.wg / lanes)).filter(|s| s.tile <= tile_max)
     }
 
@@ -222,12 +237,26 @@ impl<'a> Geometry<'a> {
             let most = (self.window / u64::from(len)).max(1).min(u64::from(u32::MAX / step)) as u32;
             slice_len = (slice_len / step).clamp(1, most) * step;
         }
-        Slicing { slices: view.group_len().div_ceil(slice_len), slice_len, rows, tile: 1, turns: 1 }
+        Slicing {
+            slices: view.group_len().div_ceil(slice_len),
+            slice_len,
+            rows,
+            tile: 1,
+            turns: 1,
+            kin: 1,
+        }
     }
 
     /// The largest groups of which one dispatch reads x and dy, and writes dx.
     pub fn gradient_in_registers(&self) -> Option<Slicing> {
         self.whole_groups(self.tile_max / 2)
+    }
+
+    /// The same where so many groups are one.
+    pub fn kin_in_registers(&self, kin: u32) -> Option<Slicing> {
+        // A window could end between them.
+        let one_window = u64::from(self.view.elements()) <= self.window;
+        self.whole_kin(self.tile_max / 2, kin).filter(|_| one_window)
     }
 
     /// The same where registers also hold sums over groups, of each position: rows of lanes then take
@@ -362,13 +391,14 @@ impl<'a> Geometry<'a> {
         let overrides = Overrides {
             wg: self.wg,
             rows: slicing.rows,
+            taken: slicing.taken(),
             columns: self.columns,
             dense: self.dense,
             centered: problem.centered,
             masked: problem.masked,
             ..pass.overrides
         };
-        let workgroups = grid(self.caps, span[3].div_ceil(slicing.rows * slicing.turns))?;
+        let workgroups = grid(self.caps, span[3].div_ceil(slicing.taken() * slicing.turns))?;
         let access = Access::of(problem.dtype, by_four);
         let mut task = Task {
             style: pass.style,
@@ -423,6 +453,7 @@ impl<'a> Geometry<'a> {
         let overrides = Overrides {
             wg: self.wg,
             rows: self.wg / lanes,
+            taken: self.wg / lanes,
             dense: true,
             centered: self.problem.centered,
             ..overrides

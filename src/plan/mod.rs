@@ -365,6 +365,10 @@ pub struct Overrides {
     pub wg: u32,
     /// Groups (or slices) that a workgroup works on side by side; divides `wg`.
     pub rows: u32,
+    /// How many of these `rows` have work.
+    pub taken: u32,
+    /// Rows side by side that are one group, where backward passes take its channels apart; else 0.
+    pub kin: u32,
     /// vec4 steps that a lane keeps in registers: 1, 2, 4, 8, and in `NormRow` 16.
     pub tile: u32,
     /// Whether neighbouring lanes work on neighbouring groups.

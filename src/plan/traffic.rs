@@ -1,6 +1,6 @@
 //! What a plan moves.
 
-use super::{Access, Operand, Plan, Role, Stage};
+use super::{Access, Kernel, Operand, Plan, Role, Stage};
 use crate::View;
 
 /// Bytes that a plan moves, each counted once per dispatch that needs it, as if caches held what
@@ -72,6 +72,11 @@ impl Stage {
             groups = groups.max(u64::from(extent[0]) * u64::from(extent[1]));
         }
         let parts = u64::from(self.task.slicing[3]);
+        // Of a group's channels, where its sums are gathered from those.
+        let kin = match self.kernel {
+            Kernel::GatherSums => u64::from(self.overrides.kin.max(1)),
+            _ => 1,
+        };
         let of_columns = self.overrides.column_sums && role == Role::Sums;
         match (role, operand) {
             (Role::Weight | Role::Bias | Role::WeightOut | Role::BiasOut, _) => length(param) * 4,
@@ -84,7 +89,7 @@ impl Stage {
             }
             // Moments, with the sums beside them.
             (_, Operand::Gathered) => groups * 2 * ENTRY,
-            (_, Operand::Partials) => groups * slices.max(parts) * ENTRY,
+            (_, Operand::Partials) => groups * kin * slices.max(parts) * ENTRY,
             _ => groups * parts.max(1) * ENTRY,
         }
     }

@@ -64,7 +64,11 @@ fn check(
         let [width, height, _] = stage.workgroups;
         let items = u64::from(stage.task.span[3]);
         let turns = u64::from(stage.task.param_base[3].max(1));
-        prop_assert!(u64::from(width) * u64::from(height) * u64::from(o.rows) * turns >= items);
+        prop_assert!(u64::from(width) * u64::from(height) * u64::from(o.taken) * turns >= items);
+        // Groups that are one stay in a workgroup.
+        let together = if o.tile > 0 { o.kin.max(1) } else { 1 };
+        prop_assert!(o.taken <= o.rows && o.taken.is_multiple_of(together));
+        prop_assert!(stage.task.span[3].is_multiple_of(together));
         prop_assert!(stage.kernel.bindings().len() <= caps.storage_buffers as usize);
         if stage.kernel == Kernel::GatherParams {
             // Each parameter is one row's, however many groups share it.

@@ -252,16 +252,21 @@ fn sixteen_bits_are_taken_four_at_a_time_from_half_the_offset() {
 #[test]
 fn backward_of_groups_that_fit_reads_once() {
     use Kernel::*;
-    for kind in [0, 1, 2, 3] {
+    for kind in 0..6 {
         let plan = backward(&problem(view(kind, [2, 3, 64])));
         assert_eq!(kernels(&plan), [GradRow, GatherParams], "{kind}");
+        // GroupNorm's parameters vary within groups, from channel to channel: these are the rows then,
+        // three of which are a group.
+        let kin = if kind < 4 { 0 } else { 3 };
+        assert_eq!(plan.stages[0].overrides.kin, kin, "{kind}");
+        assert_eq!(plan.stages[0].overrides.taken % kin.max(1), 0, "{kind}");
+        let rows = if matches!(kind, 2 | 3) { 3 } else { 2 * 3 };
+        assert_eq!(plan.partials, rows * 16, "{kind}");
     }
-    // GroupNorm's parameters vary within groups, from channel to channel.
-    for kind in [4, 5] {
-        let plan = backward(&problem(view(kind, [2, 3, 64])));
-        assert_eq!(kernels(&plan), [GradRow, SumsRow, GatherParams], "{kind}");
-        assert!(plan.stages[1].overrides.stats_inside, "{kind}");
-    }
+    // Of channels this short entries would be as much as the elements.
+    let short = backward(&problem(view(4, [2, 300, 8])));
+    assert_eq!(kernels(&short), [GradRow, SumsRow, GatherParams]);
+    assert!(short.stages[1].overrides.stats_inside);
     // LayerNorm's are those of a position: summed on the way, if there are enough rows.
     let few = backward(&problem(view(6, [2, 3, 64])));
     assert_eq!(kernels(&few), [GradRow, SumsRow, GatherParams]);
@@ -294,16 +299,17 @@ fn backward_of_groups_that_fit_reads_once() {
 #[test]
 fn backward_reduces_once_where_parameters_are_constant_in_a_long_group() {
     use Kernel::*;
-    for kind in [0, 1, 2, 3] {
+    for kind in 0..6 {
         let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
         assert_eq!(kernels(&plan), [SumsRow, GatherSums, InputGrad, GatherParams], "{kind}");
+        // Of GroupNorm's groups the channels are summed up apart.
+        let kin = if kind < 4 { 0 } else { 3 };
+        assert_eq!(plan.stages[0].overrides.kin, kin, "{kind}");
+        assert_eq!(plan.stages[1].overrides.kin, kin, "{kind}");
     }
-    for kind in [4, 5, 6] {
-        let plan = backward(&problem(view(kind, [2, 3, 64 << 10])));
-        let all = [SumsRow, GatherSums, InputGrad, SumsRow, GatherParams];
-        assert_eq!(kernels(&plan), all, "{kind}");
-        assert!(plan.stages[3].overrides.stats_inside, "{kind}");
-    }
+    let plan = backward(&problem(view(6, [2, 3, 64 << 10])));
+    assert_eq!(kernels(&plan), [SumsRow, GatherSums, InputGrad, SumsRow, GatherParams]);
+    assert!(plan.stages[3].overrides.stats_inside);
 }
 
 #[test]
@@ -391,11 +397,11 @@ fn traffic_is_at_the_floor() {
         assert_eq!(back(&of(short, true), false, &WEBGPU), (again[0], 2.0), "{kind}");
         assert_eq!(back(&of(long, true), false, &ROOMY), (again[1], 2.0), "{kind}");
         assert_eq!(back(&of(long, true), false, &WEBGPU), (again[2], 2.0), "{kind}");
-        // Parameters are summed on the way, but for those that vary from channel to channel in a group.
-        let apart = if matches!(kind, 4 | 5) { 2.0 } else { 0.0 };
-        assert_eq!(back(&of(short, false), true, &WEBGPU), (2.0 + apart, 1.0), "{kind}");
-        let again = if dtype == DType::F32 { apart } else { 1.5 * apart };
-        assert_eq!(back(&of(short, true), true, &ROOMY), (3.0 + again, 2.0), "{kind}");
+        // Parameters are summed on the way; but for those of each position of a long row.
+        assert_eq!(back(&of(short, false), true, &WEBGPU), (2.0, 1.0), "{kind}");
+        assert_eq!(back(&of(short, true), true, &ROOMY), (3.0, 2.0), "{kind}");
+        let apart = if kind < 6 { 0.0 } else { 2.0 };
+        assert_eq!(back(&of(long, false), true, &WEBGPU), (4.0 + apart, 1.0), "{kind}");
     }
 }
 

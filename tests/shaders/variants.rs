@@ -124,7 +124,9 @@ pub fn layout(&(kernel, access, o): &Variant) -> Variant {
 
 /// The flags of a variant.
 pub fn flags(&(kernel, _, o): &Variant) -> (Kernel, Overrides) {
-    (kernel, Overrides { wg: 0, rows: 0, tile: 0, columns: false, dense: false, ..o })
+    let kin = o.kin.min(2); // some or none
+    let o = Overrides { wg: 0, rows: 0, taken: 0, kin, ..o };
+    (kernel, Overrides { tile: 0, columns: false, dense: false, ..o })
 }
 
 /// Every layout with a few combinations of flags, and every combination of flags with a few layouts.

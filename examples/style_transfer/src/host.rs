@@ -9,9 +9,8 @@ use crate::executor::size_of;
 use crate::net::{Finish, Geometry, Size, Stage, opens_block};
 use crate::norms::{Norm, norm_of};
 
-/// Values of the patch matrix that exist at a time (4 MiB): about what stays in a core's caches, and the reason why
-/// memory does not grow with the picture.
-const PATCH_VALUES: usize = 1 << 20;
+/// Values of a thread's part of the patch matrix (512 KiB): about what its second-level cache holds.
+const PATCH_VALUES: usize = 1 << 19;
 
 /// A list of stages with their norms made on wgnorm's host context.
 pub(crate) struct HostNet {
@@ -107,67 +106,89 @@ fn reflect(position: isize, n: usize) -> usize {
 /// order `(out, in, kernel, kernel)`.
 ///
 /// The patch matrix (a row per input channel and kernel element, a column per output pixel) is made some columns at
-/// a time and multiplied by the weights.
+/// a time and multiplied by the weights, each thread for itself: what it makes it finds in its own cache.
 fn convolve(x: &[f32], size: Size, geometry: &Geometry, weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let output = geometry.output(size);
     let (pixels, depth) = (output.area(), geometry.depth());
+    assert_eq!((weight.len(), bias.len()), (bias.len() * depth, geometry.out_channels));
     // Multiples of 64 columns keep the matrix product's inner loop on whole vectors.
     let columns = (PATCH_VALUES / depth).next_multiple_of(64).min(pixels);
     let patches = Patches::new(x, size, geometry);
-    let mut matrix = vec![0.0; depth * columns];
-    let mut y = Vec::with_capacity(pixels * geometry.out_channels);
-    for &value in bias {
-        y.resize(y.len() + pixels, value);
-    }
-    for first in (0..pixels).step_by(columns) {
+    let mut y = vec![0.0; pixels * geometry.out_channels];
+    let planes = Planes { start: y.as_mut_ptr(), pixels };
+    let strip = |matrix: &mut Vec<f32>, strip: usize| {
+        let first = strip * columns;
         let count = columns.min(pixels - first);
         let matrix = &mut matrix[..depth * count];
-        matrix
-            .par_chunks_exact_mut(count)
-            .enumerate()
-            .for_each(|(row, values)| patches.fill(row, first, values));
-        add_product(weight, matrix, (geometry.out_channels, depth, count), &mut y[first..], pixels);
-    }
+        for (row, values) in matrix.chunks_exact_mut(count).enumerate() {
+            patches.fill(row, first, values);
+        }
+        // SAFETY: strips are apart, and inside the planes, which live as long as `y`.
+        unsafe { planes.write_product(first, count, weight, bias, matrix) };
+    };
+    let strips = 0..pixels.div_ceil(columns);
+    strips.into_par_iter().for_each_init(|| vec![0.0; depth * columns], strip);
     y
 }
 
-/// `y += a · b` for row-major `a` (m x k) and `b` (k x n), and `y` with rows `y_row` apart.
-fn add_product(
-    a: &[f32],
-    b: &[f32],
-    (m, k, n): (usize, usize, usize),
-    y: &mut [f32],
-    y_row: usize,
-) {
-    assert!(a.len() == m * k && b.len() == k * n && n <= y_row && y.len() >= (m - 1) * y_row + n);
-    let parallelism =
-        if cfg!(target_arch = "wasm32") { Parallelism::None } else { Parallelism::Rayon(0) };
-    let (y_row, k_row, n_row) = (y_row as isize, k as isize, n as isize);
-    // SAFETY: the strides reach (m-1)*y_row + n values of `y`, m*k of `a`, k*n of `b`, which the assertion checked; `y`
-    // is borrowed mutably, so nothing else sees it.
-    unsafe {
-        let (y, a, b) = (y.as_mut_ptr(), a.as_ptr(), b.as_ptr());
-        gemm::gemm(
-            m,
-            n,
-            k,
-            y,
-            1,
-            y_row,
-            true,
-            a,
-            1,
-            k_row,
-            b,
-            1,
-            n_row,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+/// Output planes one behind the other, of which threads write different pixels.
+struct Planes {
+    start: *mut f32,
+    /// Of each plane.
+    pixels: usize,
+}
+
+// SAFETY: it is only written through, and `write_product` says where.
+unsafe impl Sync for Planes {}
+
+impl Planes {
+    /// Writes `bias + weight · matrix` to `count` pixels of every plane, from `first` on: a row of `weight` for each
+    /// plane, a column of `matrix` for each pixel.
+    ///
+    /// # Safety
+    /// The planes, one for each `bias`, have these pixels, and nothing else uses them meanwhile.
+    unsafe fn write_product(
+        &self,
+        first: usize,
+        count: usize,
+        weight: &[f32],
+        bias: &[f32],
+        matrix: &[f32],
+    ) {
+        let (planes, depth) = (bias.len(), matrix.len() / count);
+        assert!(first + count <= self.pixels);
+        assert_eq!((weight.len(), matrix.len()), (planes * depth, depth * count));
+        let (y_row, weight_row, matrix_row) =
+            (self.pixels as isize, depth as isize, count as isize);
+        // SAFETY: `count` pixels from `first` on are in each plane, and the caller's alone. The product reads
+        // planes x depth weights and depth x count values of the matrix, which the assertion counted.
+        unsafe {
+            let y = self.start.add(first);
+            for (plane, &bias) in bias.iter().enumerate() {
+                std::slice::from_raw_parts_mut(y.add(plane * self.pixels), count).fill(bias);
+            }
+            gemm::gemm(
+                planes,
+                count,
+                depth,
+                y,
+                1,
+                y_row,
+                true,
+                weight.as_ptr(),
+                1,
+                weight_row,
+                matrix.as_ptr(),
+                1,
+                matrix_row,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
     }
 }
 
@@ -255,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_matrix_made_in_several_strips_is_the_same() {
-        // depth 2592: 448 columns at a time, so that strips begin in the middle of rows.
+        // depth 2592: 64 columns at a time, so that strips begin in the middle of rows.
         let geometry =
             Geometry { in_channels: 32, out_channels: 3, kernel: 9, stride: 1, upsample: 1 };
         let case = Case::new(geometry, Size::new(37, 41));
