@@ -170,6 +170,12 @@ impl<T: Element> Differentiator<'_, T> {
             };
             MeanTerms::new(first, centered, sums.iter().enumerate().map(weigh))
         };
+        let of_part = |part: &Walk, outputs: &mut Outputs<'_, T>| {
+            let sums = self.sums(part, inside);
+            let terms = own_terms(part.base.key, &sums);
+            self.write(part, Some(&terms), outputs);
+            sums
+        };
         let needs_own = given.is_none() && !problem.source.is_constant();
         let mut params = Vec::new();
         let resident = match has_inner {
@@ -186,10 +192,10 @@ impl<T: Element> Differentiator<'_, T> {
             let results = parallel::map(strips, walk.len(), |strip| {
                 let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
                 for (part, outputs) in strip {
-                    let sums = self.sums(part, inside);
-                    let terms = own_terms(part.base.key, &sums);
-                    self.write(part, Some(&terms), outputs);
-                    groups.extend(sums);
+                    let one =
+                        |group: &Walk, outputs: &mut Outputs<'_, T>| of_part(group, outputs)[0];
+                    let sums = fast::backward(self, part, centered, outputs, one);
+                    groups.extend(sums.unwrap_or_else(|| of_part(part, outputs)));
                     if keys > 0 {
                         // While x and dy are in the cache.
                         let part = part.by_param();
@@ -205,6 +211,19 @@ impl<T: Element> Differentiator<'_, T> {
                 reduce::merge(&mut params, params_of_strip);
             }
             groups
+        } else if needs_own
+            && !has_inner
+            && let Some(parts) = walk.cached_parts()
+        {
+            // Long groups one after the other, so that the second read is from a cache.
+            let pieces = outputs.split(parts.iter().map(Walk::len));
+            let of_part = |(part, outputs): (Walk, Outputs<'_, T>)| {
+                let sums = self.sums(&part, inside);
+                let terms = own_terms(part.base.key, &sums);
+                self.backward(&part, Some(&terms), outputs);
+                sums
+            };
+            parts.into_iter().zip(pieces).flat_map(of_part).collect()
         } else {
             let groups = if needs_own || (wants_params && !inside) {
                 self.sums(&walk, inside)

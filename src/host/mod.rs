@@ -29,7 +29,7 @@ use grads::{Differentiator, Outputs, Sums};
 use reduce::Merge;
 use stats::Moments;
 use std::sync::{Arc, Mutex};
-use walk::{Walk, group_strides};
+use walk::{Spread, Walk, group_strides};
 
 /// The operands of one call, as long as the view says.
 #[derive(Clone, Copy)]
@@ -129,6 +129,10 @@ fn forward_of<T: Element>(
     }
     let normalizer = Normalizer::new(problem, operands, x);
     let walk = Walk::new(problem, group_strides(&problem.view));
+    let is_batch = matches!(problem.source, StatSource::Batch);
+    if is_batch && let Some(spread) = walk.spread_parts() {
+        return spread_forward(problem, operands, &normalizer, &spread, y);
+    }
     let parts = match problem.source {
         StatSource::Batch => walk.resident_parts(),
         _ => None,
@@ -171,6 +175,29 @@ fn forward_of<T: Element>(
     moments.concat()
 }
 
+/// As [`forward_of`], of groups that are spread over a batch: statistics, and y while x is in the cache.
+fn spread_forward<T: Element>(
+    problem: &Problem,
+    operands: &Operands<'_>,
+    normalizer: &Normalizer<'_, T>,
+    spread: &Spread,
+    y: &mut [T],
+) -> Vec<Moments> {
+    let elements = y.len();
+    let tasks = spread.by_part(parallel::split(y, spread.lens()));
+    let moments = parallel::map(tasks, elements, |(part, pieces)| {
+        let of_part = part.of_data_and_keys();
+        let moments = stats::moments(&of_part, normalizer.x, operands.mask, problem.centered);
+        let table = Table::new(part.base.key, &moments, problem.eps);
+        for (piece, y) in spread.pieces(part).zip(pieces) {
+            // The next part's pieces lie right behind these.
+            normalizer.write(&piece, &table, piece.len(), y);
+        }
+        moments
+    });
+    moments.concat()
+}
+
 fn batch_moments<T: Element>(problem: &Problem, operands: &Operands<'_>, x: &[T]) -> Vec<Moments> {
     if x.is_empty() {
         return vec![Moments::default(); problem.view.groups() as usize];
@@ -189,8 +216,10 @@ fn read_moments(problem: &Problem, operands: &Operands<'_>) -> Vec<Moments> {
         StatSource::Given { parts, .. } => parts as usize,
         _ => 1,
     };
-    let merged = |of_group: &[[f64; 4]]| of_group.iter().map(Moments::read).reduce(Merge::merge);
-    moments.as_chunks().0.chunks(parts).filter_map(merged).collect()
+    let merged = |of_group: &[[f64; 4]]| {
+        of_group.iter().map(Moments::read).reduce(Merge::merge).unwrap_or_default()
+    };
+    moments.as_chunks().0.chunks(parts).map(merged).collect()
 }
 
 /// `count, Σγg, Σγg·xhat, 0` of every group.

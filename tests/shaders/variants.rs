@@ -210,9 +210,9 @@ fn tunings(variants: &mut BTreeSet<Variant>) {
 fn combinations(variants: &mut BTreeSet<Variant>) {
     let caps = caps(64, 128 << 20);
     for flags in 0..FLAGS {
-        // Few groups and many, short ones and long.
+        // Few groups and many, short ones and long, channels long enough to be summed up apart.
         for (kind, n, s) in [0, 2, 4, 6].into_iter().flat_map(|kind| {
-            [(2, 1), (2, 4), (2, 20_000), (20, 1), (20, 4)].map(|(n, s)| (kind, n, s))
+            [(2, 1), (2, 4), (2, 16), (2, 20_000), (20, 1), (20, 4)].map(|(n, s)| (kind, n, s))
         }) {
             // An addend's gradient is used again in 32 bits alone.
             let dtypes = if flags & 0b100 == 0 { &DTYPES[..1] } else { &DTYPES[..2] };

@@ -4,11 +4,11 @@ use super::super::activation;
 use super::super::apply::{Normalizer, Table};
 use super::super::walk::{Run, Walk};
 use super::lanes::{
-    Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, finish_stream, narrow, vectorized,
-    widen,
+    BATCH, Itself, Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, empty_batch,
+    finish_stream, narrow, vectorized, widen, widened,
 };
 use crate::problem::Problem;
-use crate::{Activation, Element, View};
+use crate::{Activation, DType, Element, View};
 use pulp::Simd;
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ const STREAM: usize = 4 << 20;
 /// Shortest run that is worth streaming: it begins and ends in the middle of cache lines.
 const STREAM_RUN: usize = 1 << 9;
 /// Numbers that f32 arithmetic may multiply and square without fear.
-const SAFE: Range<f64> = 1e-30..1e30;
+pub(super) const SAFE: Range<f64> = 1e-30..1e30;
 
 /// How lanes go about a problem.
 pub(in super::super) struct Plan {
@@ -115,10 +115,16 @@ pub(super) fn line(mean: f64, rstd: f64, [weight, bias]: [f64; 2]) -> Option<[f3
     holds.then_some([mean as f32, scale as f32, shift as f32])
 }
 
-/// Whether f32 holds a factor and its products.
+/// Whether f32 holds a factor and its products. Without branches, so that several are asked at once.
 #[inline(always)]
 pub(super) fn is_safe(v: f64) -> bool {
-    v == 0.0 || SAFE.contains(&v.abs())
+    (v == 0.0) | ((v.abs() >= SAFE.start) & is_small(v))
+}
+
+/// Whether f32 holds a summand.
+#[inline(always)]
+pub(super) fn is_small(v: f64) -> bool {
+    v.abs() < SAFE.end
 }
 
 /// Lines of consecutive statistics.
@@ -257,16 +263,6 @@ impl<const RELU: bool> Map<2> for Inside<RELU> {
     }
 }
 
-/// As it is.
-pub(super) struct Itself;
-
-impl Map<0> for Itself {
-    #[inline(always)]
-    fn of<S: Simd>(&self, _: S, x: S::f32s, _: [S::f32s; 0]) -> S::f32s {
-        x
-    }
-}
-
 struct Write<'a, T> {
     normalizer: &'a Normalizer<'a, T>,
     part: &'a Walk,
@@ -281,6 +277,16 @@ impl<T: Element> Work for Write<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Write { normalizer, part, lines, ahead, y } = self;
+        let short = T::DTYPE != DType::F32 && part.axes[3].extent < STREAM_RUN;
+        match normalizer.activation {
+            Activation::None if short && normalizer.addend.is_none() => {
+                return write_short::<T, S, false>(simd, normalizer, part, lines, y);
+            }
+            Activation::Relu if short && normalizer.addend.is_none() => {
+                return write_short::<T, S, true>(simd, normalizer, part, lines, y);
+            }
+            _ => {}
+        }
         let mut scratch = Scratch::EMPTY;
         for run in part.runs(usize::MAX) {
             let along = lines.along(&run).with(&normalizer.fast, &run);
@@ -290,6 +296,33 @@ impl<T: Element> Work for Write<'_, T> {
         if normalizer.fast.stream {
             finish_stream();
         }
+    }
+}
+
+/// A part of y whose runs are short and not f32: converted a tile at a time.
+#[inline(always)]
+fn write_short<T: Element, S: Simd, const RELU: bool>(
+    simd: S,
+    normalizer: &Normalizer<'_, T>,
+    part: &Walk,
+    lines: &Lines,
+    y: &mut [T],
+) {
+    let (mut wide, mut tile) = (empty_batch(), empty_batch());
+    let together = BATCH / part.axes[3].extent;
+    let mut runs = part.runs(usize::MAX).peekable();
+    while let Some(first) = runs.peek() {
+        let at = first.at.data;
+        let y = &mut y[at - part.base.data..];
+        let count = y.len().min(together * first.len);
+        let x = widened(&normalizer.x[at..], count, &mut wide);
+        for run in runs.by_ref().take(together) {
+            let along = lines.along(&run).with(&normalizer.fast, &run);
+            let start = run.at.data - at;
+            let sink = Sink { y: &mut tile[start..], len: run.len, stream: false, ahead: 0 };
+            along.fill::<S, RELU>(simd, &x[start..], sink);
+        }
+        T::from_f32s(&tile[..count], &mut y[..count]);
     }
 }
 

@@ -4,9 +4,9 @@ use super::super::activation;
 use super::super::apply::Table;
 use super::super::grads::{Differentiator, MeanTerms, Outputs, Sums};
 use super::super::walk::{Run, Walk};
-use super::apply::{Along, Itself, Lines, Plan, is_safe, preactivation};
+use super::apply::{Along, Lines, Plan, is_safe, preactivation};
 use super::lanes::{
-    EMPTY_TILE, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
+    EMPTY_TILE, Itself, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
     as_f32_mut, finish_stream, narrow, sums, vectorized, widen,
 };
 use crate::{Activation, Element};
@@ -264,10 +264,10 @@ impl Map<1> for Product {
 }
 
 /// u and u · xhat.
-struct Products {
-    mean: f32,
-    scale: f32,
-    shift: f32,
+pub(super) struct Products {
+    pub mean: f32,
+    pub scale: f32,
+    pub shift: f32,
 }
 
 impl Terms<2, 2> for Products {
@@ -455,16 +455,18 @@ impl Map<1> for ScaledProduct {
 }
 
 /// A slope that is the same along a run.
-struct Slope {
-    level: f32,
-    scale: f32,
-    mean: f32,
-    slope: f32,
-    shift: f32,
+pub(super) struct Slope {
+    pub level: f32,
+    pub scale: f32,
+    pub mean: f32,
+    pub slope: f32,
+    pub shift: f32,
 }
 
 /// Of g.
 impl Map<1> for Slope {
+    const AS_X: usize = 1;
+
     #[inline(always)]
     fn of<S: Simd>(&self, simd: S, x: S::f32s, [g]: [S::f32s; 1]) -> S::f32s {
         let all = [self.level, self.scale, self.mean, self.slope, self.shift];

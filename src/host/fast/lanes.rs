@@ -13,6 +13,17 @@ pub(super) const LANES_MAX: usize = 16;
 pub(super) type Tile = [f32; TILE + LANES_MAX];
 pub(super) const EMPTY_TILE: Tile = [0.0; TILE + LANES_MAX];
 
+/// Elements of rows that are worked on together: they stay in a core's first cache.
+pub(super) const BATCH: usize = 1 << 12;
+/// As [`Tile`].
+pub(super) type BatchTile = [f32; BATCH + LANES_MAX];
+
+/// A function: a constant of this size would be copied.
+#[inline(always)]
+pub(super) fn empty_batch() -> BatchTile {
+    [0.0; BATCH + LANES_MAX]
+}
+
 /// Tiles to work in: made once for many runs, since clearing them takes as long as a short run.
 pub(super) struct Scratch {
     pub x: Tile,
@@ -177,7 +188,20 @@ pub(super) fn add_columns<S: Simd>(
 
 /// What becomes of a value and of those of `K` tables.
 pub(super) trait Map<const K: usize> {
+    /// How many of the tables, the first ones, are as long as x and as far from a cache.
+    const AS_X: usize = 0;
+
     fn of<S: Simd>(&self, simd: S, x: S::f32s, tables: [S::f32s; K]) -> S::f32s;
+}
+
+/// As it is.
+pub(super) struct Itself;
+
+impl Map<0> for Itself {
+    #[inline(always)]
+    fn of<S: Simd>(&self, _: S, x: S::f32s, _: [S::f32s; 0]) -> S::f32s {
+        x
+    }
 }
 
 /// Where `len` results go: the first of `y`, the rest of which is not written yet and may be overrun.
@@ -196,12 +220,12 @@ const LINE: usize = 64;
 impl Sink<'_> {
     /// Fills it with what becomes of values of `x` and of `K` tables.
     #[inline(always)]
-    pub fn fill<S: Simd, const K: usize>(
+    pub fn fill<S: Simd, const K: usize, M: Map<K>>(
         self,
         simd: S,
         x: &[f32],
         tables: [&[f32]; K],
-        map: &impl Map<K>,
+        map: &M,
     ) {
         let Sink { y, len, stream, ahead } = self;
         // Streams begin at a cache line.
@@ -233,6 +257,9 @@ impl Sink<'_> {
             for c in 0..xs.len() {
                 if ahead > 0 {
                     prefetch((&raw const xs[c]).cast::<f32>().wrapping_add(ahead));
+                    for column in &columns[..M::AS_X] {
+                        prefetch((&raw const column[c]).cast::<f32>().wrapping_add(ahead));
+                    }
                 }
                 for k in 0..K {
                     at[k] = columns[k][c];
@@ -292,6 +319,15 @@ fn prefetch<V>(at: *const V) {
     let _ = at;
 }
 
+/// Fetches `len` values `ahead` of `from`, if they are there.
+#[inline(always)]
+pub(super) fn prefetch_all<T>(from: &[T], ahead: usize, len: usize) {
+    let from = from.as_ptr().wrapping_add(ahead);
+    for start in (0..len).step_by(LINE / size_of::<T>()) {
+        prefetch(from.wrapping_add(start));
+    }
+}
+
 /// Makes streamed stores visible to other threads before what this thread does next.
 #[inline(always)]
 #[allow(unsafe_code)]
@@ -313,6 +349,51 @@ pub(super) fn as_f32<T: Element>(values: &[T]) -> Option<&[f32]> {
 #[inline(always)]
 pub(super) fn as_f32_mut<T: Element>(values: &mut [T]) -> Option<&mut [f32]> {
     (T::DTYPE == crate::DType::F32).then(|| bytemuck::cast_slice_mut(values))
+}
+
+/// At least the first `count` values; those that are not f32 in `tile`.
+#[inline(always)]
+pub(super) fn widened<'t, T: Element>(
+    values: &'t [T],
+    count: usize,
+    tile: &'t mut BatchTile,
+) -> &'t [f32] {
+    match as_f32(values) {
+        Some(values) => values,
+        None => {
+            T::to_f32s(&values[..count], &mut tile[..count]);
+            tile
+        }
+    }
+}
+
+/// Where f32 results for `y` are written first: y itself, if it is f32 and not streamed.
+#[inline(always)]
+pub(super) fn target<'t, T: Element>(
+    y: &'t mut [T],
+    stream: bool,
+    tile: &'t mut BatchTile,
+) -> &'t mut [f32] {
+    match as_f32_mut(y) {
+        Some(y) if !stream => y,
+        _ => tile,
+    }
+}
+
+/// The first `count` results from a tile to `y`, if they are not there already, see [`target`].
+#[inline(always)]
+pub(super) fn put<T: Element, S: Simd>(
+    simd: S,
+    tile: &BatchTile,
+    y: &mut [T],
+    count: usize,
+    stream: bool,
+) {
+    match as_f32_mut(&mut *y) {
+        Some(y) if stream => Sink { y, len: count, stream, ahead: 0 }.fill(simd, tile, [], &Itself),
+        Some(_) => {}
+        None => T::from_f32s(&tile[..count], &mut y[..count]),
+    }
 }
 
 /// Elements as f32, at the start of a tile.

@@ -4,10 +4,13 @@
 mod apply;
 mod grads;
 mod lanes;
+mod row_grads;
 mod rows;
+mod short;
 mod stats;
 
 pub(super) use apply::Plan;
 pub(super) use grads::{block_sums, write as write_gradients};
+pub(super) use row_grads::backward;
 pub(super) use rows::forward;
 pub(super) use stats::moments;

@@ -17,11 +17,11 @@ const SPAN: usize = TILE;
 const SAMPLES: usize = 16;
 /// How much larger the squares of distances from the guess may be than those from the mean: m2 loses
 /// two bits at most.
-const GOOD: f64 = 4.0;
+pub(super) const GOOD: f64 = 4.0;
 /// Guesses until the block is left to f64. The second is the mean as the first one saw it.
 const GUESSES: usize = 3;
 /// A mean square below which f32 squares may have underflowed.
-const TINY: f64 = 1e-30;
+pub(super) const TINY: f64 = 1e-30;
 
 /// The moments of every key of a block, and the keys whose sums f32 does not hold; `None` if the block is
 /// not for lanes.
@@ -58,6 +58,10 @@ impl<T: Element> Work for Stats<'_, T> {
             return columns(block, x, centered, moments, lost);
         }
         let mut tile = EMPTY_TILE;
+        let len = block.axes[3].extent;
+        if centered && len <= SHORT && len * moments.len() < block.len() {
+            return short_runs(simd, block, x, moments, lost, &mut tile);
+        }
         // Runs of one key each.
         for run in block.runs(usize::MAX) {
             let Some(part) = row(simd, &x[run.at.data..], run.len, centered, &mut tile) else {
@@ -68,6 +72,52 @@ impl<T: Element> Work for Stats<'_, T> {
             *all = std::mem::take(all).merge(part);
         }
     }
+}
+
+/// Several short runs of each key: distances are all from one guess, so that sums need not be merged.
+#[inline(always)]
+fn short_runs<T: Element, S: Simd>(
+    simd: S,
+    block: &Walk,
+    x: &[T],
+    moments: &mut [Moments],
+    lost: &mut Vec<usize>,
+    tile: &mut Tile,
+) {
+    let keys = moments.len();
+    let count = (block.len() / keys) as f64;
+    let mut guess = vec![0.0; keys];
+    let mut open = vec![false; keys];
+    for run in block.runs(usize::MAX) {
+        let key = run.at.key;
+        if !std::mem::replace(&mut open[key], true) {
+            guess[key] = self::guess(simd, &x[run.at.data..], run.len, true, tile);
+        }
+    }
+    for _ in 0..GUESSES {
+        let mut totals = vec![[0.0; 2]; keys];
+        for run in block.runs(usize::MAX).filter(|run| open[run.at.key]) {
+            let (guess, total) = (guess[run.at.key], &mut totals[run.at.key]);
+            let sums = distances(simd, &x[run.at.data..], run.len, &Distances(guess), guess, tile);
+            total.iter_mut().zip(sums).for_each(|(total, sum): (_, f64)| *total += sum);
+        }
+        for key in 0..keys {
+            if !open[key] {
+                continue;
+            }
+            let [sum, squares] = totals[key];
+            moments[key] = about(count, guess[key], sum, squares);
+            let held = squares >= count * TINY && squares < f64::INFINITY;
+            open[key] = !(held && squares <= GOOD * moments[key].m2);
+            if open[key] && held {
+                guess[key] = moments[key].mean as f32;
+            }
+        }
+        if !open.contains(&true) {
+            return;
+        }
+    }
+    lost.extend((0..keys).filter(|&key| open[key]));
 }
 
 /// The moments of the first `len` values.
@@ -103,16 +153,6 @@ pub(super) fn guess<T: Element, S: Simd>(
     first + sum as f32 / len as f32
 }
 
-/// The moments of a short row, its sums in f32: the mean by a pass of its own, then distances from that.
-#[inline(always)]
-pub(super) fn short_row<S: Simd>(simd: S, x: &[f32], len: usize) -> Option<Moments> {
-    let share = 1.0 / len as f32;
-    let [sum] = sums(simd, [Values::new(x, len)], [x[0]], &FromFirst(x[0]));
-    let guess = x[0] + sum * share;
-    let [sum, squares] = sums(simd, [Values::new(x, len)], [guess], &Distances(guess));
-    judge(&x[..len], guess, sum.into(), squares.into(), true).ok().flatten()
-}
-
 /// The moments of the first `len` values, from a guess of their mean.
 #[inline(always)]
 pub(super) fn row_about<T: Element, S: Simd>(
@@ -133,7 +173,7 @@ pub(super) fn row_about<T: Element, S: Simd>(
     None
 }
 
-struct FromFirst(f32);
+pub(super) struct FromFirst(pub f32);
 
 impl Terms<1, 1> for FromFirst {
     #[inline(always)]
@@ -142,7 +182,7 @@ impl Terms<1, 1> for FromFirst {
     }
 }
 
-struct Distances(f32);
+pub(super) struct Distances(pub f32);
 
 impl Terms<1, 2> for Distances {
     #[inline(always)]
