@@ -169,7 +169,11 @@ fn layouts(variants: &mut BTreeSet<Variant>) {
         for max_binding in [128 << 20, 4096] {
             let caps = caps(lanes, max_binding);
             for (&s, kind) in lengths.iter().flat_map(|s| (0..VIEWS).map(move |kind| (s, kind))) {
-                let channels: &[u32] = if s < 40_000 { &[1, 2, 4, 8, 16, 64] } else { &[1, 2] };
+                let channels: &[u32] = match s {
+                    ..1000 => &[1, 2, 4, 8, 16, 32, 64, 128, 256],
+                    ..40_000 => &[1, 2, 4, 8, 16, 32, 64],
+                    _ => &[1, 2],
+                };
                 for &c in channels {
                     let view = view(kind, [2, c, s]);
                     let shifted = Offsets { x: 4, y: 4, dy: 4, ..aligned };
