@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$here/../..
 cache=${PEERS_CACHE:-${TMPDIR:-/tmp}/wgnorm-peers}
 out=${OUT:-$cache/results.jsonl}
-steps=${STEPS:-setup-py setup-web setup-burn wgnorm torch ort openvino ncnn wgnorm-gpu ncnn-vulkan burn web table}
+steps=${STEPS:-setup-py setup-web setup-burn wgnorm torch ort openvino ncnn network wgnorm-gpu ncnn-vulkan burn web table}
 threads=${THREADS:-1 2}
 export BUDGET_S=${BUDGET_S:-1} ROTATE_MB=${ROTATE_MB:-192}
 export NODE_DIR=$cache/node MODELS=$cache/models
@@ -55,6 +55,12 @@ wgnorm_gpu() { bench_norms "$1" --backend gpu; }
 # wgnorm is given the memory of its outputs: a peer that allocates its own gets it from the heap, not from the kernel.
 heap=(env MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_TOP_PAD_=268435456)
 python_peer() { for t in $threads; do collect "$1" "${heap[@]}" "$py" "$here/peers.py" "$1" --threads "$t"; done; }
+network() {
+    (cd "$root" && cargo build -q --release -p style-transfer)
+    for size in 256 512; do
+        collect "$1" "$py" "$here/network.py" --demo "${CARGO_TARGET_DIR:-$root/target}/release/style-transfer" --size "$size"
+    done
+}
 ncnn_vulkan() { collect "$1" "$py" "$here/peers.py" ncnn --vulkan; }
 burn() { collect "$1" "$cache/burn/release/burn_peer" "$here/shapes.json"; }
 web() {
@@ -78,6 +84,7 @@ step torch python_peer
 step ort python_peer
 step openvino python_peer
 step ncnn python_peer
+step network network
 step wgnorm-gpu wgnorm_gpu
 step ncnn-vulkan ncnn_vulkan
 step burn burn
