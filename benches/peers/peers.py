@@ -258,20 +258,25 @@ def models(folder):
                 file.write(onnx_model(shape, layers))
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("what", choices=["torch", "ort", "openvino", "ncnn", "models"])
-parser.add_argument("--threads", type=int, default=2)
-parser.add_argument("--vulkan", action="store_true")
-parser.add_argument("--to")
-args = parser.parse_args()
-match args.what:
-    case "torch":
-        torch_peer(args.threads)
-    case "ort":
-        ort_peer(args.threads)
-    case "openvino":
-        openvino_peer(args.threads)
-    case "ncnn":
-        ncnn_peer(args.threads, args.vulkan)
-    case "models":
-        models(args.to)
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["torch", "ort", "openvino", "ncnn", "models"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--vulkan", action="store_true")
+    parser.add_argument("--to")
+    args = parser.parse_args()
+    match args.what:
+        case "torch":
+            torch_peer(args.threads)
+        case "ort":
+            ort_peer(args.threads)
+        case "openvino":
+            openvino_peer(args.threads)
+        case "ncnn":
+            ncnn_peer(args.threads, args.vulkan)
+        case "models":
+            models(args.to)
+
+
+if __name__ == "__main__":
+    main()
