@@ -171,7 +171,7 @@ fn layouts(variants: &mut BTreeSet<Variant>) {
             for (&s, kind) in lengths.iter().flat_map(|s| (0..VIEWS).map(move |kind| (s, kind))) {
                 let channels: &[u32] = match s {
                     ..1000 => &[1, 2, 4, 8, 16, 32, 64, 128, 256],
-                    ..40_000 => &[1, 2, 4, 8, 16, 32, 64],
+                    1000..40_000 => &[1, 2, 4, 8, 16, 32, 64],
                     _ => &[1, 2],
                 };
                 for &c in channels {
