@@ -41,19 +41,22 @@ class Peer:
 
 
 def timed(call, count, prepare=lambda i: ()):
-    """Milliseconds of call(i, *prepare(i)); only the call is timed."""
+    """Milliseconds of call(i, *prepare(i)); only the call is timed. Results live until their turn comes again, so that
+    outputs rotate as inputs do, also those that a peer allocates."""
     times, started, turn = [], None, 0
+    results = [None] * count
     while started is None or len(times) < 5 or time.perf_counter() - started < BUDGET:
         i = turn % count
         made = prepare(i)
+        results[i] = None
         start = time.perf_counter()
-        result = call(i, *made)
+        results[i] = call(i, *made)
         ms = (time.perf_counter() - start) * 1e3
-        del result, made
+        del made
         turn += 1
         if started is not None:
             times.append(ms)
-        elif turn >= 3:  # warm
+        elif turn >= max(3, count):  # warm
             started = time.perf_counter()
     return times
 

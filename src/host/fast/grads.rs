@@ -7,7 +7,7 @@ use super::super::walk::{Run, Walk};
 use super::apply::{Along, Lines, Plan, is_safe, preactivation};
 use super::lanes::{
     EMPTY_TILE, Itself, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
-    as_f32_mut, finish_stream, narrow, sums, vectorized, widen,
+    as_f32_mut, finish_stream, narrow, registers_mut, sums, vectorized, widen,
 };
 use crate::{Activation, Element};
 use pulp::Simd;
@@ -109,7 +109,7 @@ impl<'a, T: Element> Operands<'a, T> {
         let along = self.lines.along(run).with(self.plan(), run);
         preactivation(simd, normalizer, run, along, x, z);
         widen(&dy[..run.len], g);
-        chain(normalizer.activation, &z[..run.len], &mut g[..run.len]);
+        chain(simd, normalizer.activation, z, g, run.len);
         g
     }
 }
@@ -126,18 +126,27 @@ fn values<'t, T: Element>(from: &'t [T], len: usize, tile: &'t mut Tile) -> &'t 
     }
 }
 
-/// Every `g` becomes `g · act'(z)`.
+/// Each of the first `len` values of `g` becomes `g · act'(z)`.
 #[inline(always)]
-fn chain(activation: Activation, z: &[f32], g: &mut [f32]) {
+fn chain<S: Simd>(simd: S, activation: Activation, z: &mut Tile, g: &mut Tile, len: usize) {
+    let zero = simd.splat_f32s(0.0);
     match activation {
         Activation::None => {}
         Activation::Relu => {
-            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z <= 0.0 { 0.0 } else { *g });
+            for (g, z) in registers_mut::<S>(g, len).iter_mut().zip(registers_mut::<S>(z, len)) {
+                let negative = simd.less_than_or_equal_f32s(*z, zero);
+                *g = simd.select_f32s(negative, zero, *g);
+            }
         }
         Activation::LeakyRelu(slope) => {
-            g.iter_mut().zip(z).for_each(|(g, &z)| *g = if z > 0.0 { *g } else { slope * *g });
+            let slope = simd.splat_f32s(slope);
+            for (g, z) in registers_mut::<S>(g, len).iter_mut().zip(registers_mut::<S>(z, len)) {
+                let positive = simd.greater_than_f32s(*z, zero);
+                *g = simd.select_f32s(positive, *g, simd.mul_f32s(slope, *g));
+            }
         }
         activation => {
+            let (z, g) = (&z[..len], &mut g[..len]);
             let (mut wide_z, mut wide_g) = ([0.0f64; TILE], [0.0f64; TILE]);
             let (wide_z, wide_g) = (&mut wide_z[..z.len()], &mut wide_g[..z.len()]);
             wide_z.iter_mut().zip(z).for_each(|(wide, &z)| *wide = f64::from(z));

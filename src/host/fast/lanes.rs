@@ -396,6 +396,12 @@ pub(super) fn put<T: Element, S: Simd>(
     }
 }
 
+/// The first `len` values of a tile, as registers, the last of which may hold more.
+#[inline(always)]
+pub(super) fn registers_mut<S: Simd>(tile: &mut Tile, len: usize) -> &mut [S::f32s] {
+    bytemuck::cast_slice_mut(&mut tile[..len.next_multiple_of(S::F32_LANES)])
+}
+
 /// Elements as f32, at the start of a tile.
 #[inline(always)]
 pub(super) fn widen<T: Element>(values: &[T], tile: &mut Tile) {
