@@ -5,7 +5,7 @@ use super::super::apply::{Normalizer, Table};
 use super::super::walk::{Run, Walk};
 use super::lanes::{
     BATCH, Itself, Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, empty_batch,
-    finish_stream, narrow, registers_mut, vectorized, widen, widened,
+    finish_stream, narrow, registers, vectorized, widen, widened,
 };
 use crate::problem::Problem;
 use crate::{Activation, DType, Element, View};
@@ -354,7 +354,13 @@ pub(super) fn write_run<T: Element, S: Simd>(
     for start in (0..run.len).step_by(TILE) {
         let run = run.part(start, TILE.min(run.len - start));
         preactivation(simd, normalizer, &run, along.part(start), x, z);
-        activate(simd, normalizer.activation, z, run.len);
+        let z = match normalizer.activation {
+            Activation::None => &*z,
+            activation => {
+                activate(simd, activation, z, x, run.len);
+                &*x
+            }
+        };
         let y = &mut y[start..];
         match as_f32_mut(&mut *y) {
             Some(y) => {
@@ -391,30 +397,30 @@ pub(super) fn preactivation<T: Element, S: Simd>(
     }
 }
 
-/// The first `len` values of a tile become their activation.
+/// The activation of the first `len` values, in another tile: selections in place become masked stores,
+/// which take AMD's processors ten times as long.
 #[inline(always)]
-fn activate<S: Simd>(simd: S, activation: Activation, tile: &mut Tile, len: usize) {
+fn activate<S: Simd>(simd: S, activation: Activation, z: &Tile, y: &mut Tile, len: usize) {
     match activation {
-        Activation::None => {}
+        Activation::None => y[..len].copy_from_slice(&z[..len]),
         Activation::Relu => {
-            for z in registers_mut::<S>(tile, len) {
-                *z = relu::<S, true>(simd, *z);
+            for (z, y) in registers::<S>(z, y, len) {
+                *y = relu::<S, true>(simd, *z);
             }
         }
         Activation::LeakyRelu(slope) => {
             let (zero, slope) = (simd.splat_f32s(0.0), simd.splat_f32s(slope));
-            for z in registers_mut::<S>(tile, len) {
+            for (z, y) in registers::<S>(z, y, len) {
                 let positive = simd.greater_than_f32s(*z, zero);
-                *z = simd.select_f32s(positive, *z, simd.mul_f32s(slope, *z));
+                *y = simd.select_f32s(positive, *z, simd.mul_f32s(slope, *z));
             }
         }
         activation => {
-            let tile = &mut tile[..len];
             let mut wide = [0.0f64; TILE];
             let wide = &mut wide[..len];
-            wide.iter_mut().zip(&*tile).for_each(|(wide, &z)| *wide = f64::from(z));
+            wide.iter_mut().zip(z).for_each(|(wide, &z)| *wide = f64::from(z));
             activation::apply(activation, wide);
-            tile.iter_mut().zip(&*wide).for_each(|(z, &wide)| *z = wide as f32);
+            y.iter_mut().zip(&*wide).for_each(|(y, &wide)| *y = wide as f32);
         }
     }
 }

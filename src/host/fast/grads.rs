@@ -7,7 +7,7 @@ use super::super::walk::{Run, Walk};
 use super::apply::{Along, Lines, Plan, is_safe, preactivation};
 use super::lanes::{
     EMPTY_TILE, Itself, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
-    as_f32_mut, finish_stream, narrow, registers_mut, sums, vectorized, widen,
+    as_f32_mut, finish_stream, narrow, registers, sums, vectorized, widen,
 };
 use crate::{Activation, Element};
 use pulp::Simd;
@@ -98,7 +98,7 @@ impl<'a, T: Element> Operands<'a, T> {
         &'t self,
         simd: S,
         run: &Run,
-        [x, z]: [&mut Tile; 2],
+        [x, wide]: [&mut Tile; 2],
         g: &'t mut Tile,
     ) -> &'t [f32] {
         let normalizer = &self.differentiator.normalizer;
@@ -107,9 +107,9 @@ impl<'a, T: Element> Operands<'a, T> {
             return values(dy, run.len, g);
         }
         let along = self.lines.along(run).with(self.plan(), run);
-        preactivation(simd, normalizer, run, along, x, z);
-        widen(&dy[..run.len], g);
-        chain(simd, normalizer.activation, z, g, run.len);
+        preactivation(simd, normalizer, run, along, x, g);
+        widen(&dy[..run.len], wide);
+        chain(simd, normalizer.activation, wide, g, run.len);
         g
     }
 }
@@ -126,33 +126,32 @@ fn values<'t, T: Element>(from: &'t [T], len: usize, tile: &'t mut Tile) -> &'t 
     }
 }
 
-/// Each of the first `len` values of `g` becomes `g · act'(z)`.
+/// Each of the first `len` values `z` becomes `g · act'(z)`. Not g, see [`super::apply`]'s `activate`.
 #[inline(always)]
-fn chain<S: Simd>(simd: S, activation: Activation, z: &mut Tile, g: &mut Tile, len: usize) {
+fn chain<S: Simd>(simd: S, activation: Activation, g: &Tile, z: &mut Tile, len: usize) {
     let zero = simd.splat_f32s(0.0);
     match activation {
-        Activation::None => {}
+        Activation::None => z[..len].copy_from_slice(&g[..len]),
         Activation::Relu => {
-            for (g, z) in registers_mut::<S>(g, len).iter_mut().zip(registers_mut::<S>(z, len)) {
+            for (g, z) in registers::<S>(g, z, len) {
                 let negative = simd.less_than_or_equal_f32s(*z, zero);
-                *g = simd.select_f32s(negative, zero, *g);
+                *z = simd.select_f32s(negative, zero, *g);
             }
         }
         Activation::LeakyRelu(slope) => {
             let slope = simd.splat_f32s(slope);
-            for (g, z) in registers_mut::<S>(g, len).iter_mut().zip(registers_mut::<S>(z, len)) {
+            for (g, z) in registers::<S>(g, z, len) {
                 let positive = simd.greater_than_f32s(*z, zero);
-                *g = simd.select_f32s(positive, *g, simd.mul_f32s(slope, *g));
+                *z = simd.select_f32s(positive, *g, simd.mul_f32s(slope, *g));
             }
         }
         activation => {
-            let (z, g) = (&z[..len], &mut g[..len]);
             let (mut wide_z, mut wide_g) = ([0.0f64; TILE], [0.0f64; TILE]);
-            let (wide_z, wide_g) = (&mut wide_z[..z.len()], &mut wide_g[..z.len()]);
-            wide_z.iter_mut().zip(z).for_each(|(wide, &z)| *wide = f64::from(z));
-            wide_g.iter_mut().zip(&*g).for_each(|(wide, &g)| *wide = f64::from(g));
+            let (wide_z, wide_g) = (&mut wide_z[..len], &mut wide_g[..len]);
+            wide_z.iter_mut().zip(&*z).for_each(|(wide, &z)| *wide = f64::from(z));
+            wide_g.iter_mut().zip(g).for_each(|(wide, &g)| *wide = f64::from(g));
             activation::chain(activation, wide_z, wide_g);
-            g.iter_mut().zip(&*wide_g).for_each(|(g, &wide)| *g = wide as f32);
+            z.iter_mut().zip(&*wide_g).for_each(|(z, &wide)| *z = wide as f32);
         }
     }
 }

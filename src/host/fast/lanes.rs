@@ -396,10 +396,16 @@ pub(super) fn put<T: Element, S: Simd>(
     }
 }
 
-/// The first `len` values of a tile, as registers, the last of which may hold more.
+/// The first `len` values of two tiles, as registers, the last of which may hold more.
 #[inline(always)]
-pub(super) fn registers_mut<S: Simd>(tile: &mut Tile, len: usize) -> &mut [S::f32s] {
-    bytemuck::cast_slice_mut(&mut tile[..len.next_multiple_of(S::F32_LANES)])
+pub(super) fn registers<'t, S: Simd>(
+    from: &'t Tile,
+    to: &'t mut Tile,
+    len: usize,
+) -> impl Iterator<Item = (&'t S::f32s, &'t mut S::f32s)> {
+    let len = len.next_multiple_of(S::F32_LANES);
+    let from = bytemuck::cast_slice(&from[..len]).iter();
+    from.zip(bytemuck::cast_slice_mut(&mut to[..len]))
 }
 
 /// Elements as f32, at the start of a tile.
