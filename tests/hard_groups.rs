@@ -64,6 +64,41 @@ fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(same)
 }
 
+/// Sums of gradients that f32 does not hold, of results that it does.
+#[test]
+fn large_gradients_are_summed_in_f64() {
+    let context = &Context::host();
+    for (len, activation) in [49, 255, 1575, 5000]
+        .into_iter()
+        .flat_map(|len| [Activation::None, Activation::LeakyRelu(1.0)].map(|a| (len, a)))
+    {
+        let layer =
+            InstanceNorm1d::config(CHANNELS).with_affine(Affine::Both).init(context).unwrap();
+        let tensor = |seed, scale: f32| {
+            let values = gauss4(CHANNELS * len, seed, 1.5, 0.5).iter().map(|v| v * scale).collect();
+            Tensor::from_vec([1, CHANNELS, len], values).unwrap()
+        };
+        let x = tensor(1, 1.0);
+        let extras = Extras::new().with_activation(activation);
+        let (_, saved) = layer.forward_saved_with(context, &x, &extras, Mode::Train).unwrap();
+        let read = |t: &Tensor<'_>| t.to_vec_blocking().unwrap();
+        let [small, large] = [1.0, 1e36].map(|scale| {
+            let grads = layer.backward(context, &saved, &tensor(2, scale)).unwrap();
+            [read(&grads.dx), read(&grads.dweight.unwrap()), read(&grads.dbias.unwrap())]
+        });
+        for (small, large) in small.iter().zip(&large) {
+            let largest = small.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+            for (small, large) in small.iter().zip(large) {
+                let expected = f64::from(*small) * 1e36;
+                if expected.abs() < 1e38 {
+                    let off = (f64::from(*large) - expected).abs() / f64::from(largest) / 1e36;
+                    assert!(off < 1e-5, "{len} {activation:?}: {large} for {expected}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn neighbours_change_nothing() {
     for (len, dtype) in [2, 3, 16, 49, 255, 256, 257, 1575]

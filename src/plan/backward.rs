@@ -192,7 +192,8 @@ impl<'a> Planner<'a> {
         let groups = || self.geometry.gradient_in_registers();
         let channels = || {
             let (view, kin) = view.by_channel()?;
-            Some((self.over(view).kin_in_registers(kin)?, Besides::Channels(view, kin)))
+            let slicing = self.over(view).kin_in_registers(kin).filter(|s| self.keeps(s, &view))?;
+            Some((slicing, Besides::Channels(view, kin)))
         };
         let columns = || Some((self.geometry.column_sums()?, Besides::Columns));
         let (slicing, besides) = if !(wants.weight || wants.bias) {
@@ -288,14 +289,14 @@ impl<'a> Planner<'a> {
         let runs: Vec<_> = self.geometry.runs(2).filter(|_| sums_here).collect();
         // Sums over channels serve both, too.
         let channels = view.by_channel().filter(|_| sums_here && wants_params && !one_pass);
-        let (of, kin) = channels.unwrap_or((view, 0));
+        let channels = channels.and_then(|(view, kin)| {
+            let slicing = self.over(view).looped_runs(runs[0].end * kin);
+            self.keeps(&slicing, &view).then_some((view, kin, slicing))
+        });
         let parts = if sums_here {
             let slicing = self.geometry.looped_runs(runs[0].end);
+            let (of, kin, of_rows) = channels.unwrap_or((view, 0, slicing));
             let rows = |groups: &Range<u32>| groups.start * kin.max(1)..groups.end * kin.max(1);
-            let of_rows = match channels {
-                Some((view, _)) => self.over(view).looped_runs(rows(&runs[0]).end),
-                None => slicing,
-            };
             for groups in runs {
                 // The run before went behind.
                 (self.geometry.problem, self.dy) = front;
@@ -319,9 +320,12 @@ impl<'a> Planner<'a> {
             slicing.slices
         };
         match wants_params {
-            true if one_pass || channels.is_some() => self.params(of, parts, wants),
-            true => self.params_apart(wants),
             false => Ok(()),
+            true if one_pass => self.params(view, parts, wants),
+            true => match channels {
+                Some((view, ..)) => self.params(view, parts, wants),
+                None => self.params_apart(wants),
+            },
         }
     }
 
@@ -356,6 +360,11 @@ impl<'a> Planner<'a> {
         let bound: SmallVec<[_; 4]> = [(Role::Dy, self.dy)].iter().chain(bound).copied().collect();
         let pass = Pass { kernel, groups, slicing, parts: 1, overrides, bound: &bound, style };
         self.geometry.pass(&pass, &mut self.plan.stages)
+    }
+
+    /// Whether a binding holds an entry for every slice of every group.
+    fn keeps(&self, slicing: &Slicing, view: &View) -> bool {
+        slicing.partials(view) <= self.geometry.caps.max_binding
     }
 
     fn keep_partials(&mut self, bytes: u64) {

@@ -220,6 +220,21 @@ fn every_pass_is_cut_into_windows() {
     }
 }
 
+/// Entries of every channel of every sample may be more than a binding holds: parameters then have a
+/// pass of their own.
+#[test]
+fn channels_beyond_a_binding_are_summed_up_apart() {
+    let small = Caps { max_binding: 64 << 10, ..WEBGPU };
+    let wants = Wants { weight: true, bias: true, ..Wants::default() };
+    let cases = [([9000, 1024, 16], WEBGPU), ([20, 300, 16], small)];
+    for (kind, (shape, caps)) in [4, 5].into_iter().flat_map(|k| cases.map(|case| (k, case))) {
+        let problem = problem(view(kind, shape));
+        let plan = Plan::backward(&problem, &caps, &Offsets::default(), wants);
+        let plan = plan.unwrap_or_else(|error| panic!("{kind} {shape:?}: {error}"));
+        assert!(plan.partials <= caps.max_binding, "{kind} {shape:?}");
+    }
+}
+
 #[test]
 fn channels_side_by_side_are_read_side_by_side() {
     for kind in [1, 3] {

@@ -29,7 +29,8 @@ pub(in super::super) fn block_sums<T: Element>(
     }
     let mut sums = vec![Sums::default(); block.keys()];
     vectorized(SumUp { operands: &operands, block, weighted, sums: &mut sums });
-    Some(sums)
+    // Sums in f32 may have overflowed.
+    sums.iter().all(|sums| sums.u.is_finite() && sums.u_xhat.is_finite()).then_some(sums)
 }
 
 /// Writes one contiguous part of the outputs; false if lanes cannot.
