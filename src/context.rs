@@ -228,8 +228,10 @@ impl Context {
     /// ([`Tuning`](crate::plan::Tuning)), once per kind of call (what is computed, shapes, alignment), and
     /// then take the fastest. Off by default: the first call of each kind waits for the device, for about a
     /// second in all on a fast one, and is not to be made while one of its buffers is mapped. What calls
-    /// write is not touched by it; memory of the same size is needed meanwhile. No effect on the host.
-    /// Native only: a browser's thread cannot wait.
+    /// write is not touched by it; memory of the same size is needed meanwhile. That holds for
+    /// [`NormLayer::record`](crate::NormLayer::record), too, which then submits to the queue and polls the
+    /// device. A call that comes while another is measured takes the planner's plan; one that cannot be measured is tried
+    /// again when it is next prepared. No effect on the host. Native only: a browser's thread cannot wait.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn set_autotune(&self, on: bool) {
         if let Some(gpu) = self.gpu() {
@@ -242,8 +244,8 @@ impl Context {
         self.gpu().map(|gpu| gpu.tunings())
     }
 
-    /// Takes over what was measured in an earlier run, for calls that are prepared from now on. No effect on
-    /// the host.
+    /// Puts what was measured in an earlier run, 4096 calls of it at most, in place of what is known, for calls that
+    /// are prepared from now on. No effect on the host.
     ///
     /// # Errors
     /// [`TuningError`] if they are of another device or driver, or of another version of this crate; nothing

@@ -5,7 +5,7 @@ mod common;
 
 use common::suite::{Case, Family, check};
 use common::{device, random};
-use wgnorm::plan::{Tuning, Tunings};
+use wgnorm::plan::{TunedCall, Tuning, Tunings};
 use wgnorm::{
     Activation, Affine, BatchNorm2d, Context, MemoryOrder, Mode, NormLayer, Tensor, TuningError,
 };
@@ -78,6 +78,11 @@ fn a_call_is_measured_once() {
     context.set_autotune(false);
     check(&context, &cases()[1]).unwrap();
     assert_eq!(context.tunings().unwrap(), tunings);
+    // Another cache is another device.
+    context.set_autotune(true);
+    context.set_cache_bytes(1 << 10);
+    run();
+    assert_eq!(context.tunings().unwrap().calls.len(), 2 * tunings.calls.len());
 }
 
 /// A training step moves running statistics by one batch, whatever was measured before it; gradients
@@ -125,6 +130,16 @@ fn tunings_go_through_a_file_and_to_no_other_device() {
     let next = device::gpu().unwrap();
     next.set_tunings(&read).unwrap();
     assert_eq!(next.tunings().unwrap(), tunings);
+    // What is known is replaced; of too many calls some are taken.
+    let many = (0..10_000).map(|i| TunedCall { call: i.to_string(), ..tunings.calls[0].clone() });
+    next.set_tunings(&Tunings { calls: many.collect(), ..tunings.clone() }).unwrap();
+    assert_eq!(next.tunings().unwrap().calls.len(), 4096);
+    next.set_autotune(true);
+    check(&next, &cases()[0]).unwrap();
+    let known = next.tunings().unwrap().calls;
+    assert!(known.len() == 4096 && known.iter().any(|call| call.call == tunings.calls[0].call));
+    next.set_tunings(&Tunings { calls: Vec::new(), ..tunings.clone() }).unwrap();
+    assert_eq!(next.tunings().unwrap().calls, []);
     let error = |tunings: &Tunings| device::gpu().unwrap().set_tunings(tunings).unwrap_err();
     let other_device = Tunings { device: "another".into(), ..tunings.clone() };
     let here = tunings.device.clone();

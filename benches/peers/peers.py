@@ -110,8 +110,8 @@ def torch_peer(threads):
                 if axes:
                     check(f(xs[0], w, b).numpy(), arrays[0], axes)
                 peer.line(op, shape, timed(lambda i: f(xs[i], w, b), len(xs)), len(xs), name)
-        backward(shape, [("in_bwd", *forward[0][1:3]), ("in_bwd", *forward[1][1:3]), ("bn_train_bwd", *forward[2][1:3])],
-                 xs, w, b)
+        backward(shape, [("in_bwd", *forward[0][1:3]), ("in_bwd", *forward[1][1:3]), ("bn_train_bwd", *forward[2][1:3]),
+                         ("gn_bwd", *forward[4][1:3])], xs, w, b)
 
     def rows(shape):
         arrays = inputs(shape)

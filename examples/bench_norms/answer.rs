@@ -98,7 +98,9 @@ fn group(case: &Case, sample: usize, channel: usize) -> usize {
         Op::BatchNormTrain | Op::BatchNormEval | Op::BatchNormBackward | Op::FusedBatchNormRelu => {
             channel
         }
-        Op::GroupNorm => sample * case.groups() + channel * case.groups() / channels,
+        Op::GroupNorm | Op::GroupNormBackward => {
+            sample * case.groups() + channel * case.groups() / channels
+        }
         Op::LayerNorm | Op::LayerNormBackward | Op::RmsNorm => sample,
     }
 }

@@ -19,6 +19,7 @@ pub enum Op {
     BatchNormBackward,
     FusedBatchNormRelu,
     GroupNorm,
+    GroupNormBackward,
     LayerNorm,
     LayerNormBackward,
     RmsNorm,
@@ -35,6 +36,7 @@ impl Op {
             Op::BatchNormBackward => "bn_train_bwd",
             Op::FusedBatchNormRelu => "fused_bn_relu_fwd",
             Op::GroupNorm => "gn_fwd",
+            Op::GroupNormBackward => "gn_bwd",
             Op::LayerNorm => "ln_fwd_rows",
             Op::LayerNormBackward => "ln_bwd_rows",
             Op::RmsNorm => "rms_fwd",
@@ -42,7 +44,11 @@ impl Op {
     }
 
     pub fn is_backward(self) -> bool {
-        matches!(self, Op::InstanceNormBackward | Op::BatchNormBackward | Op::LayerNormBackward)
+        use Op::{BatchNormBackward, GroupNormBackward, InstanceNormBackward, LayerNormBackward};
+        matches!(
+            self,
+            InstanceNormBackward | BatchNormBackward | GroupNormBackward | LayerNormBackward
+        )
     }
 
     pub fn has_relu(self) -> bool {
@@ -120,7 +126,7 @@ impl Case {
             Op::FusedBatchNormRelu => {
                 filled(FusedBatchNorm2d::config(channels).with_eps(EPS).init(context)?)
             }
-            Op::GroupNorm => {
+            Op::GroupNorm | Op::GroupNormBackward => {
                 filled(GroupNorm::config(self.groups(), channels).with_eps(EPS).init(context)?)
             }
             Op::LayerNorm | Op::LayerNormBackward => {
@@ -172,7 +178,7 @@ const ROWS: [&[usize]; 2] = [&[4096, 768], &[8192, 4096]];
 const OTHERS: [&[usize]; 4] =
     [&[1, 32, 256, 256], &[8, 256, 32, 32], &[1, 32, 1024, 1024], &[64, 512, 7, 7]];
 
-const PLANE_OPS: [Op; 8] = [
+const PLANE_OPS: [Op; 9] = [
     Op::InstanceNorm,
     Op::InstanceNormRelu,
     Op::InstanceNormBackward,
@@ -181,6 +187,7 @@ const PLANE_OPS: [Op; 8] = [
     Op::BatchNormBackward,
     Op::FusedBatchNormRelu,
     Op::GroupNorm,
+    Op::GroupNormBackward,
 ];
 const ROW_OPS: [Op; 3] = [Op::LayerNorm, Op::LayerNormBackward, Op::RmsNorm];
 

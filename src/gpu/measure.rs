@@ -14,6 +14,8 @@ const ROUNDS: usize = 5;
 /// What one measurement takes at least: a hundred times what submitting and waiting costs.
 const MEASURED: Duration = Duration::from_millis(5);
 const REPEATS_MAX: u32 = 512;
+/// After this long no further round is begun: of calls that take seconds, one must do.
+const ENOUGH: Duration = Duration::from_secs(2);
 /// Plans slower than the best by more than this in the first round are not measured again.
 const HOPELESS: f64 = 1.5;
 /// A plan must be faster than the planner's by this, or what was measured may be noise.
@@ -29,16 +31,14 @@ struct Candidate {
 
 impl Gpu {
     /// The fastest of the plans that differ, and nanoseconds with the planner's own and with it; `None`
-    /// if there is only one.
+    /// if there is only one, or another call is just measured.
     pub fn measure(
         &self,
         job: &Job,
         operands: &Operands<'_>,
     ) -> Result<Option<(Tuning, [u64; 2])>, Error> {
         let plans = self.plans(job, operands)?;
-        if plans.len() < 2 {
-            return Ok(None);
-        }
+        let Some(_alone) = self.tuner.begin().filter(|_| plans.len() > 1) else { return Ok(None) };
         let sandbox = Sandbox::new(self, operands, &plans)?;
         let operands = sandbox.operands(operands);
         let mut candidates = Vec::new();
@@ -80,7 +80,11 @@ impl Gpu {
         while repeats < REPEATS_MAX && self.time(&candidates[0].call, repeats)? < MEASURED {
             repeats *= 2;
         }
+        let started = Instant::now();
         for round in 0..ROUNDS {
+            if round > 0 && started.elapsed() > ENOUGH {
+                break;
+            }
             for Candidate { call, best, .. } in &mut *candidates {
                 *best = self.time(call, repeats)?.min(*best);
             }

@@ -13,16 +13,19 @@ use std::{
     },
 };
 
-/// Calls remembered. Beyond, an application that changes its sizes all the time gets the planner's plans.
+/// Calls remembered: an application that changes its sizes all the time must not grow.
 const CALLS_MAX: usize = 4096;
 
-/// A call's name: all that its plan depends on but the device.
+/// A call's name: all that its plan depends on, limits and the cache's size included.
 type Name = String;
 
 #[derive(Default)]
 pub(crate) struct Tuner {
     on: AtomicBool,
     calls: Mutex<BTreeMap<Name, TunedCall>>,
+    /// Held while measuring: who comes meanwhile would be in its times, and it in theirs.
+    #[cfg(not(target_arch = "wasm32"))]
+    measuring: Mutex<()>,
 }
 
 impl Gpu {
@@ -42,12 +45,8 @@ impl Gpu {
                 return Err(TuningError { expected, got: got.clone() });
             }
         }
-        let mut calls = self.tuner.calls();
-        for call in &tunings.calls {
-            if calls.len() < CALLS_MAX || calls.contains_key(&call.call) {
-                calls.insert(call.call.clone(), call.clone());
-            }
-        }
+        let calls = tunings.calls.iter().take(CALLS_MAX);
+        *self.tuner.calls() = calls.map(|call| (call.call.clone(), call.clone())).collect();
         Ok(())
     }
 
@@ -61,7 +60,7 @@ impl Gpu {
     pub fn plan(&self, job: &Job, operands: &Operands<'_>) -> Result<Plan, Error> {
         let offsets = operands.offsets();
         let tuning = match self.tuner.is_in_use() {
-            true => self.tuning(job, operands, name(job, &offsets)),
+            true => self.tuning(job, operands, self.name(job, &offsets)),
             false => Tuning::Planned,
         };
         let plan = |tuning| job.plan(&Caps { tuning, ..self.caps() }, &offsets);
@@ -69,18 +68,29 @@ impl Gpu {
         Ok(plan(tuning).or_else(|_| plan(Tuning::Planned))?)
     }
 
+    fn name(&self, job: &Job, offsets: &Offsets) -> Name {
+        let by_four = 4 * job.element();
+        let Offsets { x, y, addend, dy, .. } = *offsets;
+        let aligned = [x, y, addend, dy].map(|offset| offset.is_multiple_of(by_four));
+        format!("{job:?}, aligned: {aligned:?}, on {:?}", self.caps())
+    }
+
     fn tuning(&self, job: &Job, operands: &Operands<'_>, name: Name) -> Tuning {
         if let Some(call) = self.tuner.calls().get(&name) {
             return call.tuning;
         }
-        if !self.tuner.may_measure() {
+        if !self.tuner.on.load(Ordering::Relaxed) {
             return Tuning::Planned;
         }
-        // Not under the lock.
+        // Not under the lock of what is known.
         match self.measure(job, operands) {
             Ok(Some((tuning, [planned_ns, tuned_ns]))) => {
                 let call = TunedCall { call: name.clone(), tuning, planned_ns, tuned_ns };
-                self.tuner.calls().insert(name, call);
+                let mut calls = self.tuner.calls();
+                while calls.len() >= CALLS_MAX {
+                    calls.pop_first();
+                }
+                calls.insert(name, call);
                 tuning
             }
             Ok(None) => Tuning::Planned,
@@ -105,21 +115,21 @@ impl Tuner {
     }
 
     fn is_in_use(&self) -> bool {
-        self.may_measure() || !self.calls().is_empty()
+        self.on.load(Ordering::Relaxed) || !self.calls().is_empty()
     }
 
-    fn may_measure(&self) -> bool {
-        self.on.load(Ordering::Relaxed) && self.calls().len() < CALLS_MAX
+    /// `None` while another call is measured. Not waited for: it could be one further up this very stack,
+    /// from a callback of the application's that polling the device has called.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn begin(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.measuring.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
     }
 }
 
 fn made_by() -> String {
     format!("wgnorm {}", env!("CARGO_PKG_VERSION"))
-}
-
-fn name(job: &Job, offsets: &Offsets) -> Name {
-    let by_four = 4 * job.element();
-    let Offsets { x, y, addend, dy, .. } = *offsets;
-    let aligned = [x, y, addend, dy].map(|offset| offset.is_multiple_of(by_four));
-    format!("{job:?}, aligned: {aligned:?}")
 }

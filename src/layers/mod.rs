@@ -308,7 +308,8 @@ pub trait NormLayer: sealed::Sealed {
     }
 
     /// Records this layer into the application's command encoder or compute pass, on the
-    /// application's buffers. Submits nothing, waits for nothing, maps nothing.
+    /// application's buffers. Submits nothing, waits for nothing, maps nothing, unless
+    /// [`Context::set_autotune`](crate::Context::set_autotune) is on.
     ///
     /// `y` has x's shape and a buffer of its own. In [`Mode::Train`] the running statistics move
     /// when the commands run, as often as they are run.

@@ -6,14 +6,11 @@ use super::super::grads::{Differentiator, MeanTerms, Outputs, Sums};
 use super::super::walk::{Run, Walk};
 use super::apply::{Along, Lines, Plan, is_safe, preactivation};
 use super::lanes::{
-    EMPTY_TILE, Itself, LANES_MAX, Map, Sink, TILE, Terms, Tile, Values, Work, add_columns, as_f32,
-    as_f32_mut, finish_stream, narrow, registers, sums, vectorized, widen,
+    EMPTY_TILE, Itself, LANES_MAX, Map, RUNS, Sink, TILE, Terms, Tile, Values, Work, add_columns,
+    as_f32, as_f32_mut, finish_stream, narrow, registers, sums, vectorized, widen,
 };
 use crate::{Activation, Element};
 use pulp::Simd;
-
-/// Runs that are added to f32 sums before those go on in f64.
-const RUNS: usize = 32;
 
 /// The sums of every key of a block, as [`Differentiator::sums`] has them; `None` if lanes cannot.
 pub(in super::super) fn block_sums<T: Element>(

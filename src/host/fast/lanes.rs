@@ -13,6 +13,9 @@ pub(super) const LANES_MAX: usize = 16;
 pub(super) type Tile = [f32; TILE + LANES_MAX];
 pub(super) const EMPTY_TILE: Tile = [0.0; TILE + LANES_MAX];
 
+/// Runs that are added to f32 sums of their keys before those go on in f64.
+pub(super) const RUNS: usize = 32;
+
 /// Elements of rows that are worked on together: they stay in a core's first cache.
 pub(super) const BATCH: usize = 1 << 12;
 /// As [`Tile`].

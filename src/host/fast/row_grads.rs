@@ -37,11 +37,11 @@ pub(in super::super) fn backward<T: Element>(
         return None;
     }
     let mut sums = Vec::with_capacity(part.keys());
-    vectorized(Rows { differentiator, groups, centered, outputs, other, sums: &mut sums });
+    vectorized(Backward { differentiator, groups, centered, outputs, other, sums: &mut sums });
     Some(sums)
 }
 
-struct Rows<'a, 'o, T, F> {
+struct Backward<'a, 'o, T, F> {
     differentiator: &'a Differentiator<'a, T>,
     groups: &'a Groups,
     centered: bool,
@@ -50,12 +50,12 @@ struct Rows<'a, 'o, T, F> {
     sums: &'a mut Vec<Sums>,
 }
 
-impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Rows<'_, '_, T, F> {
+impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_, '_, T, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Rows { differentiator, groups, centered, outputs, other, sums } = self;
+        let Backward { differentiator, groups, centered, outputs, other, sums } = self;
         let Differentiator { normalizer, dy, .. } = differentiator;
         let len = groups.len();
         let stream = normalizer.fast.streams(len);

@@ -59,7 +59,7 @@ impl<T: Element, const RELU: bool> Work for Short<'_, '_, T, RELU> {
         for (at, some) in groups.batches((BATCH / len).min(GROUPS)) {
             let x = &normalizer.x[at.data..];
             let values = widened(x, some * len, &mut wide);
-            let rows = Rows::new(simd, values, len, some);
+            let rows = Found::new(simd, values, len, some);
             let mut params = [[1.0; GROUPS], [0.0; GROUPS]];
             for (to, from) in params.iter_mut().zip(affine.into_iter().flatten()) {
                 for (i, to) in to[..some].iter_mut().enumerate() {
@@ -110,7 +110,7 @@ impl<T: Element, const RELU: bool> Work for Short<'_, '_, T, RELU> {
 }
 
 /// What is found of several groups, in f32.
-struct Rows {
+struct Found {
     len: usize,
     /// Near the mean.
     guess: [f32; GROUPS],
@@ -130,10 +130,10 @@ struct Lines {
     hold: [bool; GROUPS],
 }
 
-impl Rows {
+impl Found {
     /// Of the first `some` groups in `x`: the mean by a pass of its own, then distances from that.
     #[inline(always)]
-    fn new<S: Simd>(simd: S, x: &[f32], len: usize, some: usize) -> Rows {
+    fn new<S: Simd>(simd: S, x: &[f32], len: usize, some: usize) -> Found {
         let share = 1.0 / len as f32;
         let [mut guess, mut sum, mut squares] = [[0.0; GROUPS]; 3];
         for i in 0..some {
@@ -154,7 +154,7 @@ impl Rows {
             let held = (squares[i] >= tiny) & (squares[i] < f32::INFINITY);
             found[i] = held & (squares[i] <= GOOD as f32 * m2[i]);
         }
-        Rows { len, guess, offset, m2, found }
+        Found { len, guess, offset, m2, found }
     }
 
     fn moments(&self, i: usize) -> Moments {

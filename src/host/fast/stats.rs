@@ -3,7 +3,9 @@
 use super::super::reduce::Merge;
 use super::super::stats::Moments;
 use super::super::walk::Walk;
-use super::lanes::{EMPTY_TILE, TILE, Terms, Tile, Values, Work, as_f32, sums, vectorized, widen};
+use super::lanes::{
+    EMPTY_TILE, RUNS, TILE, Terms, Tile, Values, Work, as_f32, sums, vectorized, widen,
+};
 use crate::Element;
 use pulp::Simd;
 
@@ -329,9 +331,6 @@ fn guess_columns<T: Element>(block: &Walk, x: &[T], guess: &mut [f32]) {
         *guess += sum / seen.max(1.0);
     }
 }
-
-/// Additions to an f32 sum before it goes on in f64.
-const RUNS: usize = 32;
 
 /// Sums over every key of what `f` makes of the distances from its guess.
 #[inline(always)]
