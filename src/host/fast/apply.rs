@@ -398,11 +398,10 @@ pub(super) fn preactivation<T: Element, S: Simd>(
 }
 
 /// The activation of the first `len` values, in another tile: selections in place become masked stores,
-/// which take AMD's processors ten times as long.
+/// which are slow on AMD's processors (f16 with ReLU had half its speed).
 #[inline(always)]
 fn activate<S: Simd>(simd: S, activation: Activation, z: &Tile, y: &mut Tile, len: usize) {
     match activation {
-        Activation::None => y[..len].copy_from_slice(&z[..len]),
         Activation::Relu => {
             for (z, y) in registers::<S>(z, y, len) {
                 *y = relu::<S, true>(simd, *z);

@@ -129,7 +129,6 @@ fn values<'t, T: Element>(from: &'t [T], len: usize, tile: &'t mut Tile) -> &'t 
 fn chain<S: Simd>(simd: S, activation: Activation, g: &Tile, z: &mut Tile, len: usize) {
     let zero = simd.splat_f32s(0.0);
     match activation {
-        Activation::None => z[..len].copy_from_slice(&g[..len]),
         Activation::Relu => {
             for (g, z) in registers::<S>(g, z, len) {
                 let negative = simd.less_than_or_equal_f32s(*z, zero);
