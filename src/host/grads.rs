@@ -21,6 +21,12 @@ pub(super) struct Sums {
     pub u_xhat: f64,
 }
 
+impl Sums {
+    fn is_not_finite(&self) -> bool {
+        !(self.u.is_finite() && self.u_xhat.is_finite())
+    }
+}
+
 impl Merge for Sums {
     fn merge(self, other: Sums) -> Sums {
         Sums {
@@ -116,35 +122,46 @@ impl<T: Element> Differentiator<'_, T> {
     /// The sums of every key of `walk`, with γ in them if they are `weighted`.
     pub fn sums(&self, walk: &Walk, weighted: bool) -> Vec<Sums> {
         reduce::reduce(walk, |block| {
-            if let Some(sums) = fast::block_sums(self, block, weighted) {
-                return sums;
-            }
-            let mut sums = vec![Sums::default(); block.keys()];
-            let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
-            for run in block.runs(TILE) {
-                let (xhat, g) = (&mut xhat[..run.len], &mut g[..run.len]);
-                self.evaluate(&run, xhat, g);
-                if weighted {
-                    self.weigh(&run, g);
-                }
-                let counted = run.counts(self.normalizer.mask).number(run.len) as f64;
-                if run.step.key == 0 {
-                    xhat.iter_mut().zip(&*g).for_each(|(xhat, &u)| *xhat *= u);
-                    let [u] = stats::sums(g, &Counts::All, |u| [u]);
-                    let [u_xhat] = stats::sums(xhat, &Counts::All, |u_xhat| [u_xhat]);
-                    let sums = &mut sums[run.at.key];
-                    *sums = sums.merge(Sums { count: counted, u, u_xhat });
-                } else {
-                    let sums = &mut sums[run.at.key..][..run.len];
-                    for ((sums, &u), &xhat) in sums.iter_mut().zip(&*g).zip(&*xhat) {
-                        sums.count += counted / run.len as f64;
-                        sums.u += u;
-                        sums.u_xhat += u * xhat;
-                    }
-                }
+            let Some(mut sums) = fast::block_sums(self, block, weighted) else {
+                return self.exact_sums(block, weighted);
+            };
+            // Sums in f32 may have overflowed; what a key has must not depend on its neighbours.
+            if sums.iter().any(Sums::is_not_finite) {
+                let exact = self.exact_sums(block, weighted);
+                let both = sums.iter_mut().zip(exact);
+                both.filter(|(sums, _)| sums.is_not_finite()).for_each(|(sums, e)| *sums = e);
             }
             sums
         })
+    }
+
+    /// The sums of every key of a block, in f64.
+    fn exact_sums(&self, block: &Walk, weighted: bool) -> Vec<Sums> {
+        let mut sums = vec![Sums::default(); block.keys()];
+        let (mut xhat, mut g): (Tile, Tile) = ([0.0; TILE], [0.0; TILE]);
+        for run in block.runs(TILE) {
+            let (xhat, g) = (&mut xhat[..run.len], &mut g[..run.len]);
+            self.evaluate(&run, xhat, g);
+            if weighted {
+                self.weigh(&run, g);
+            }
+            let counted = run.counts(self.normalizer.mask).number(run.len) as f64;
+            if run.step.key == 0 {
+                xhat.iter_mut().zip(&*g).for_each(|(xhat, &u)| *xhat *= u);
+                let [u] = stats::sums(g, &Counts::All, |u| [u]);
+                let [u_xhat] = stats::sums(xhat, &Counts::All, |u_xhat| [u_xhat]);
+                let sums = &mut sums[run.at.key];
+                *sums = sums.merge(Sums { count: counted, u, u_xhat });
+            } else {
+                let sums = &mut sums[run.at.key..][..run.len];
+                for ((sums, &u), &xhat) in sums.iter_mut().zip(&*g).zip(&*xhat) {
+                    sums.count += counted / run.len as f64;
+                    sums.u += u;
+                    sums.u_xhat += u * xhat;
+                }
+            }
+        }
+        sums
     }
 
     /// Fills the outputs and, if wanted, returns the sums of g and g·xhat of every parameter. `given`
