@@ -22,7 +22,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    fn is_not_finite(&self) -> bool {
+    pub fn is_not_finite(&self) -> bool {
         !(self.u.is_finite() && self.u_xhat.is_finite())
     }
 }
@@ -208,15 +208,29 @@ impl<T: Element> Differentiator<'_, T> {
             let keys = if has_inner { walk.by_param().keys() } else { 0 };
             let results = parallel::map(strips, walk.len(), |strip| {
                 let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
-                for (part, outputs) in strip {
+                let mut on_the_way = fast::Params::new(keys);
+                let add_params_of = |part: &Walk, params: &mut [Sums]| {
+                    let part = part.by_param();
+                    reduce::merge(&mut params[part.base.key..], self.sums(&part, false));
+                };
+                for (part, outputs) in &mut *strip {
                     let one =
                         |group: &Walk, outputs: &mut Outputs<'_, T>| of_part(group, outputs)[0];
-                    let sums = fast::backward(self, part, centered, outputs, one);
-                    groups.extend(sums.unwrap_or_else(|| of_part(part, outputs)));
-                    if keys > 0 {
-                        // While x and dy are in the cache.
-                        let part = part.by_param();
-                        reduce::merge(&mut params[part.base.key..], self.sums(&part, false));
+                    let sums = fast::backward(self, part, centered, &mut on_the_way, outputs, one);
+                    groups.extend(sums.unwrap_or_else(|| {
+                        let sums = of_part(part, outputs);
+                        if has_inner {
+                            // While x and dy are in the cache.
+                            add_params_of(part, &mut params);
+                        }
+                        sums
+                    }));
+                }
+                match on_the_way.finish() {
+                    Some(sums) => reduce::merge(&mut params, sums),
+                    None => {
+                        params.fill(Sums::default());
+                        strip.iter().for_each(|(part, _)| add_params_of(part, &mut params));
                     }
                 }
                 (groups, params)

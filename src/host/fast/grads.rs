@@ -482,6 +482,8 @@ impl Map<1> for Slope {
 
 /// Of g times the weight.
 impl Map<2> for Slope {
+    const AS_X: usize = 1;
+
     #[inline(always)]
     fn of<S: Simd>(&self, simd: S, x: S::f32s, [g, weight]: [S::f32s; 2]) -> S::f32s {
         Map::<1>::of(self, simd, x, [simd.mul_f32s(g, weight)])

@@ -161,6 +161,52 @@ pub(super) fn sums<S: Simd, const N: usize, const K: usize>(
     sums
 }
 
+/// Adds `terms` of values to `K` columns, which each hold a sum per value and go on for a register at
+/// least. Lanes behind the last value are filled as for [`sums`].
+#[inline(always)]
+pub(super) fn add_to_columns<S: Simd, const N: usize, const K: usize>(
+    simd: S,
+    values: [Values<'_>; N],
+    fill: [f32; N],
+    terms: &impl Terms<N, K>,
+    columns: [&mut [f32]; K],
+) {
+    let len = values[0].len;
+    let (whole, all) = (len / S::F32_LANES, len.div_ceil(S::F32_LANES));
+    let mut registers: [&[S::f32s]; N] = [&[]; N];
+    for n in 0..N {
+        registers[n] = &values[n].whole::<S>()[..whole];
+    }
+    let columns = columns
+        .map(|column| bytemuck::cast_slice_mut::<f32, S::f32s>(&mut column[..all * S::F32_LANES]));
+    let zero = simd.splat_f32s(0.0);
+    let (mut now, mut sums) = ([zero; N], [zero; K]);
+    for at in 0..whole {
+        for n in 0..N {
+            now[n] = registers[n][at];
+        }
+        for k in 0..K {
+            sums[k] = columns[k][at];
+        }
+        sums = terms.add(simd, now, sums);
+        for k in 0..K {
+            columns[k][at] = sums[k];
+        }
+    }
+    if whole < all {
+        for n in 0..N {
+            now[n] = values[n].rest(simd, fill[n]);
+        }
+        for k in 0..K {
+            sums[k] = columns[k][whole];
+        }
+        sums = terms.add(simd, now, sums);
+        for k in 0..K {
+            columns[k][whole] = sums[k];
+        }
+    }
+}
+
 /// Adds `u` to the first values of `a`, and `u · v` to those of `b`. Both go on for a register at least.
 #[inline(always)]
 pub(super) fn add_columns<S: Simd>(

@@ -11,6 +11,6 @@ mod stats;
 
 pub(super) use apply::Plan;
 pub(super) use grads::{block_sums, write as write_gradients};
-pub(super) use row_grads::backward;
+pub(super) use row_grads::{Params, backward};
 pub(super) use rows::forward;
 pub(super) use stats::moments;

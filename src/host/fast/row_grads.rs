@@ -1,13 +1,14 @@
 //! The backward pass of groups that are contiguous and follow each other: sums and dx of one after the
-//! other, so that the second read is from the nearest cache.
+//! other, so that the second read is from the nearest cache. The gradients of parameters that vary
+//! within groups are summed on the way.
 
 use super::super::grads::{Differentiator, Outputs, Sums};
 use super::super::walk::{Indices, Walk};
 use super::apply::{is_safe, is_small};
 use super::grads::{Products, Slope};
 use super::lanes::{
-    BATCH, Sink, TILE, Values, Work, as_f32_mut, empty_batch, finish_stream, prefetch_all, put,
-    sums, target, vectorized, widened,
+    BATCH, LANES_MAX, Map, RUNS, Sink, TILE, Terms, Values, Work, add_to_columns, as_f32_mut,
+    empty_batch, finish_stream, prefetch_all, put, sums, target, vectorized, widened,
 };
 use super::rows::{GROUPS, Groups};
 use crate::{Activation, DType, Element};
@@ -23,13 +24,13 @@ pub(in super::super) fn backward<T: Element>(
     differentiator: &Differentiator<'_, T>,
     part: &Walk,
     centered: bool,
+    params: &mut Params,
     outputs: &mut Outputs<'_, T>,
     other: impl Fn(&Walk, &mut Outputs<'_, T>) -> Sums,
 ) -> Option<Vec<Sums>> {
     let normalizer = &differentiator.normalizer;
     let plan = &normalizer.fast;
-    let simple = normalizer.activation == Activation::None && plan.inside().is_none();
-    if !plan.is_possible() || !simple {
+    if !plan.is_possible() || normalizer.activation != Activation::None {
         return None;
     }
     let groups = &Groups::of(part)?;
@@ -37,7 +38,15 @@ pub(in super::super) fn backward<T: Element>(
         return None;
     }
     let mut sums = Vec::with_capacity(part.keys());
-    vectorized(Backward { differentiator, groups, centered, outputs, other, sums: &mut sums });
+    vectorized(Backward {
+        differentiator,
+        groups,
+        centered,
+        params,
+        outputs,
+        other,
+        sums: &mut sums,
+    });
     Some(sums)
 }
 
@@ -45,6 +54,7 @@ struct Backward<'a, 'o, T, F> {
     differentiator: &'a Differentiator<'a, T>,
     groups: &'a Groups,
     centered: bool,
+    params: &'a mut Params,
     outputs: &'a mut Outputs<'o, T>,
     other: F,
     sums: &'a mut Vec<Sums>,
@@ -55,8 +65,9 @@ impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Backward { differentiator, groups, centered, outputs, other, sums } = self;
+        let Backward { differentiator, groups, centered, params, outputs, other, sums } = self;
         let Differentiator { normalizer, dy, .. } = differentiator;
+        let weight = normalizer.fast.inside().map(|[weight, _]| weight);
         let len = groups.len();
         let stream = normalizer.fast.streams(len);
         let (mut wide_x, mut wide_g, mut tile) = (empty_batch(), empty_batch(), empty_batch());
@@ -66,29 +77,66 @@ impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_
             let (values, g) = (widened(x, count, &mut wide_x), widened(dy, count, &mut wide_g));
             let mut all = Batch::new(differentiator, groups, at, some);
             for i in 0..some {
-                all.sum(simd, i, &values[i * len..], &g[i * len..], len);
+                for run in groups.runs(at, i) {
+                    let from = run.at.data - at.data;
+                    let (x, g) = (&values[from..], &g[from..]);
+                    let Some(weight) = weight else {
+                        let [g, g_xhat] = all.terms(i).sum(simd, x, g, run.len);
+                        (all.g[i], all.g_xhat[i]) = (g, g_xhat);
+                        continue;
+                    };
+                    let param = run.at.param;
+                    let sums = if run.step.param == 1 {
+                        let weight = &weight[param..];
+                        params.add_run(simd, [x, g, weight], run.len, param, &all.terms(i))
+                    } else {
+                        let weight = f64::from(weight[param]);
+                        let sums = all.terms(i).sum(simd, x, g, run.len);
+                        params.add(param, sums);
+                        sums.map(|sum| weight * sum)
+                    };
+                    all.g[i] += sums[0];
+                    all.g_xhat[i] += sums[1];
+                }
             }
             all.find_slopes(centered);
             let dx = &mut outputs.dx[at.data - groups.base.data..];
-            if count > TOGETHER {
-                let y = as_f32_mut(&mut *dx).expect("long groups of f32 alone");
-                let sink = Sink { y, len, stream, ahead: len };
-                sink.fill(simd, values, [g], &all.slope(0));
-            } else {
-                let to = target(dx, stream, &mut tile);
-                for i in 0..some {
+            let long = count > TOGETHER;
+            let to = match long {
+                true => as_f32_mut(&mut *dx).expect("long groups of f32 alone"),
+                false => target(dx, stream, &mut tile),
+            };
+            for i in 0..some {
+                if !long {
                     prefetch_all(&x[i * len..], count, len);
                     prefetch_all(&dy[i * len..], count, len);
-                    let y = &mut to[i * len..];
-                    let sink = Sink { y, len, stream: false, ahead: 0 };
-                    sink.fill(simd, &values[i * len..], [&g[i * len..]], &all.slope(i));
                 }
+                let slope = all.slope(i);
+                for run in groups.runs(at, i) {
+                    let from = run.at.data - at.data;
+                    let (x, g, y) = (&values[from..], &g[from..], &mut to[from..]);
+                    let stream = long && normalizer.fast.streams(run.len);
+                    let sink = Sink { y, len: run.len, stream, ahead: if long { len } else { 0 } };
+                    match weight {
+                        None => sink.fill(simd, x, [g], &slope),
+                        Some(weight) if run.step.param == 1 => {
+                            sink.fill(simd, x, [g, &weight[run.at.param..]], &slope);
+                        }
+                        Some(weight) => {
+                            let weight = weight[run.at.param];
+                            sink.fill(simd, x, [g], &Weighted { weight, slope: &slope });
+                        }
+                    }
+                }
+            }
+            if !long {
                 put(simd, &tile, dx, count, stream);
             }
             for i in 0..some {
                 sums.push(match all.hold[i] {
                     true => Sums { count: len as f64, u: all.g[i], u_xhat: all.g_xhat[i] },
                     false => {
+                        params.lost = true;
                         let dx = &mut dx[i * len..][..len];
                         other(&groups.group(at, i), &mut Outputs { dx, daddend: None })
                     }
@@ -101,17 +149,124 @@ impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_
     }
 }
 
+/// u and u · xhat of x, g and the weight, u being their product.
+struct WeightedProducts<'a>(&'a Products);
+
+impl Terms<3, 2> for WeightedProducts<'_> {
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, [x, g, w]: [S::f32s; 3], sums: [S::f32s; 2]) -> [S::f32s; 2] {
+        self.0.add(simd, [x, simd.mul_f32s(g, w)], sums)
+    }
+}
+
+impl Products {
+    /// Of the first `len` values: Σg and Σg·xhat.
+    #[inline(always)]
+    fn sum<S: Simd>(&self, simd: S, x: &[f32], g: &[f32], len: usize) -> [f64; 2] {
+        let mut totals = [0.0; 2];
+        for start in (0..len).step_by(TILE) {
+            let values = [x, g].map(|values| Values::new(&values[start..], TILE.min(len - start)));
+            add_to(&mut totals, sums(simd, values, [self.mean, 0.0], self));
+        }
+        totals
+    }
+}
+
+#[inline(always)]
+fn add_to(totals: &mut [f64; 2], sums: [f32; 2]) {
+    for (total, sum) in totals.iter_mut().zip(sums) {
+        *total += f64::from(sum);
+    }
+}
+
+/// Sums of g and g·xhat of parameters that vary within groups, none if they are not wanted. Of how many
+/// elements they are, nobody asks.
+pub(in super::super) struct Params {
+    sums: Vec<Sums>,
+    /// Those of neighbouring parameters that are not yet in `sums`.
+    columns: [Vec<f32>; 2],
+    /// How many runs those are of.
+    runs: usize,
+    /// Whether a group's are not all in them.
+    lost: bool,
+}
+
+impl Params {
+    /// As many zeros.
+    pub fn new(params: usize) -> Params {
+        let columns = [0; 2].map(|_| vec![0.0; if params == 0 { 0 } else { params + LANES_MAX }]);
+        Params { sums: vec![Sums::default(); params], columns, runs: 0, lost: false }
+    }
+
+    /// `None` if f32 did not hold all of them.
+    pub fn finish(mut self) -> Option<Vec<Sums>> {
+        self.flush();
+        let held = !self.lost && !self.sums.iter().any(Sums::is_not_finite);
+        held.then_some(self.sums)
+    }
+
+    /// Those of one parameter.
+    #[inline(always)]
+    fn add(&mut self, param: usize, [u, u_xhat]: [f64; 2]) {
+        // None are wanted, or all.
+        if let Some(sums) = self.sums.get_mut(param) {
+            sums.u += u;
+            sums.u_xhat += u_xhat;
+        }
+    }
+
+    /// Those of neighbouring parameters, the first of which is `param`, from as many x, g and weights.
+    /// Gives Σγg and Σγg·xhat of the run.
+    #[inline(always)]
+    fn add_run<S: Simd>(
+        &mut self,
+        simd: S,
+        all: [&[f32]; 3],
+        len: usize,
+        param: usize,
+        terms: &Products,
+    ) -> [f64; 2] {
+        let mut totals = [0.0; 2];
+        for start in (0..len).step_by(TILE) {
+            let all = all.map(|values| Values::new(&values[start..], TILE.min(len - start)));
+            let fill = [terms.mean, 0.0, 0.0];
+            let weighted = sums(simd, all, fill, &WeightedProducts(terms));
+            add_to(&mut totals, weighted);
+            if !self.sums.is_empty() {
+                let columns = self.columns.each_mut().map(|column| &mut column[param + start..]);
+                add_to_columns(simd, [all[0], all[1]], [terms.mean, 0.0], terms, columns);
+            }
+        }
+        self.runs += 1;
+        if self.runs == RUNS {
+            self.flush();
+        }
+        totals
+    }
+
+    #[inline(always)]
+    fn flush(&mut self) {
+        self.runs = 0;
+        let [g, g_xhat] = &mut self.columns;
+        for ((sums, g), g_xhat) in self.sums.iter_mut().zip(g).zip(g_xhat) {
+            sums.u += f64::from(std::mem::take(g));
+            sums.u_xhat += f64::from(std::mem::take(g_xhat));
+        }
+    }
+}
+
 /// Groups that are worked on together. In arrays, so that what is computed once per group is computed
 /// for several in one register.
 struct Batch {
     mean: [f64; GROUPS],
     rstd: [f64; GROUPS],
+    /// As far as it does not vary within groups.
     weight: [f64; GROUPS],
     /// How many elements the statistics are of.
     count: [f64; GROUPS],
-    /// Σg.
+    /// Σg, or Σγg if the weight varies within groups.
     g: [f64; GROUPS],
-    /// Σg·xhat.
+    /// The same times xhat.
     g_xhat: [f64; GROUPS],
     level: [f32; GROUPS],
     scale: [f32; GROUPS],
@@ -129,12 +284,14 @@ impl Batch {
         at: Indices,
         some: usize,
     ) -> Batch {
+        let normalizer = &differentiator.normalizer;
+        let varies = normalizer.fast.inside().is_some();
         let [mut mean, mut rstd, g, g_xhat] = [[0.0; GROUPS]; 4];
         let [mut weight, mut count] = [[1.0; GROUPS]; 2];
         for i in 0..some {
             let at = at.along(groups.each.stride, i);
             [mean[i], rstd[i]] = differentiator.table.of(at.stat);
-            weight[i] = differentiator.normalizer.weight(at.param);
+            weight[i] = if varies { 1.0 } else { normalizer.weight(at.param) };
             count[i] = differentiator.moments[at.key].count;
         }
         let [level, scale, slope, shift] = [[0.0; GROUPS]; 4];
@@ -142,19 +299,12 @@ impl Batch {
         Batch { mean, rstd, weight, count, g, g_xhat, level, scale, slope, shift, hold }
     }
 
-    /// The sums of the `i`th group.
+    /// What is summed of the `i`th group.
     #[inline(always)]
-    fn sum<S: Simd>(&mut self, simd: S, i: usize, x: &[f32], g: &[f32], len: usize) {
+    fn terms(&self, i: usize) -> Products {
         let (mean, scale) = (self.mean[i] as f32, self.rstd[i] as f32);
         let shift = ((f64::from(mean) - self.mean[i]) * self.rstd[i]) as f32;
-        let terms = Products { mean, scale, shift };
-        for start in (0..len).step_by(TILE) {
-            let some = TILE.min(len - start);
-            let values = [Values::new(&x[start..], some), Values::new(&g[start..], some)];
-            let [g, g_xhat] = sums(simd, values, [mean, 0.0], &terms);
-            self.g[i] += f64::from(g);
-            self.g_xhat[i] += f64::from(g_xhat);
-        }
+        Products { mean, scale, shift }
     }
 
     /// From the sums, as `Slopes` has them.
@@ -189,5 +339,21 @@ impl Batch {
             slope: self.slope[i],
             shift: self.shift[i],
         }
+    }
+}
+
+/// A slope of g times a weight.
+struct Weighted<'a> {
+    weight: f32,
+    slope: &'a Slope,
+}
+
+impl Map<1> for Weighted<'_> {
+    const AS_X: usize = 1;
+
+    #[inline(always)]
+    fn of<S: Simd>(&self, simd: S, x: S::f32s, [g]: [S::f32s; 1]) -> S::f32s {
+        let u = simd.mul_f32s(g, simd.splat_f32s(self.weight));
+        Map::<1>::of(self.slope, simd, x, [u])
     }
 }
