@@ -3,7 +3,10 @@
 mod common;
 
 use common::random::gauss4;
-use wgnorm::{Activation, Affine, Context, DType, Extras, InstanceNorm1d, Mode, NormLayer, Tensor};
+use wgnorm::{
+    Activation, Affine, Context, DType, Extras, GroupNorm, InstanceNorm1d, LayerNorm, Mode,
+    NormLayer, Tensor,
+};
 
 const CHANNELS: usize = 41;
 
@@ -72,28 +75,46 @@ fn large_gradients_are_summed_in_f64() {
         .into_iter()
         .flat_map(|len| [Activation::None, Activation::LeakyRelu(1.0)].map(|a| (len, a)))
     {
-        let layer =
-            InstanceNorm1d::config(CHANNELS).with_affine(Affine::Both).init(context).unwrap();
-        let tensor = |seed, scale: f32| {
-            let values = gauss4(CHANNELS * len, seed, 1.5, 0.5).iter().map(|v| v * scale).collect();
-            Tensor::from_vec([1, CHANNELS, len], values).unwrap()
-        };
-        let x = tensor(1, 1.0);
-        let extras = Extras::new().with_activation(activation);
-        let (_, saved) = layer.forward_saved_with(context, &x, &extras, Mode::Train).unwrap();
-        let read = |t: &Tensor<'_>| t.to_vec_blocking().unwrap();
-        let [small, large] = [1.0, 1e36].map(|scale| {
-            let grads = layer.backward(context, &saved, &tensor(2, scale)).unwrap();
-            [read(&grads.dx), read(&grads.dweight.unwrap()), read(&grads.dbias.unwrap())]
-        });
-        for (small, large) in small.iter().zip(&large) {
-            let largest = small.iter().fold(0.0f32, |a, b| a.max(b.abs()));
-            for (small, large) in small.iter().zip(large) {
-                let expected = f64::from(*small) * 1e36;
-                if expected.abs() < 1e38 {
-                    let off = (f64::from(*large) - expected).abs() / f64::from(largest) / 1e36;
-                    assert!(off < 1e-5, "{len} {activation:?}: {large} for {expected}");
-                }
+        let instance = InstanceNorm1d::config(CHANNELS).with_affine(Affine::Both);
+        // Weights that vary within groups, run by run and element by element.
+        let layers: [(_, Box<dyn NormLayer>); 3] = [
+            ("instance", Box::new(instance.init(context).unwrap())),
+            ("group", Box::new(GroupNorm::config(1, CHANNELS).init(context).unwrap())),
+            ("layer", Box::new(LayerNorm::config([len]).init(context).unwrap())),
+        ];
+        for (name, layer) in layers {
+            let case = format!("{name} {len} {activation:?}");
+            sums_large_gradients(context, &*layer, len, activation, &case);
+        }
+    }
+}
+
+fn sums_large_gradients(
+    context: &Context,
+    layer: &dyn NormLayer,
+    len: usize,
+    activation: Activation,
+    case: &str,
+) {
+    let tensor = |seed, scale: f32| {
+        let values = gauss4(CHANNELS * len, seed, 1.5, 0.5).iter().map(|v| v * scale).collect();
+        Tensor::from_vec([1, CHANNELS, len], values).unwrap()
+    };
+    let x = tensor(1, 1.0);
+    let extras = Extras::new().with_activation(activation);
+    let (_, saved) = layer.forward_saved_with(context, &x, &extras, Mode::Train).unwrap();
+    let read = |t: &Tensor<'_>| t.to_vec_blocking().unwrap();
+    let [small, large] = [1.0, 1e36].map(|scale| {
+        let grads = layer.backward(context, &saved, &tensor(2, scale)).unwrap();
+        [read(&grads.dx), read(&grads.dweight.unwrap()), read(&grads.dbias.unwrap())]
+    });
+    for (small, large) in small.iter().zip(&large) {
+        let largest = small.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        for (small, large) in small.iter().zip(large) {
+            let expected = f64::from(*small) * 1e36;
+            if expected.abs() < 1e38 {
+                let off = (f64::from(*large) - expected).abs() / f64::from(largest) / 1e36;
+                assert!(off < 1e-5, "{case}: {large} for {expected}");
             }
         }
     }

@@ -201,8 +201,8 @@ impl Params {
     /// `None` if f32 did not hold all of them.
     pub fn finish(mut self) -> Option<Vec<Sums>> {
         self.flush();
-        let held = !self.lost && !self.sums.iter().any(Sums::is_not_finite);
-        held.then_some(self.sums)
+        let lost = self.lost || self.sums.iter().any(Sums::is_not_finite);
+        (self.sums.is_empty() || !lost).then_some(self.sums)
     }
 
     /// Those of one parameter.
