@@ -5,13 +5,14 @@
 //! `dx = rstd · (γg − Σγg/n − xhat · Σγg·xhat/n)`, `dbias = Σ g`, `dweight = Σ g·xhat`.
 
 use super::apply::{self, Normalizer, TILE, Table, Tile};
-use super::parallel::{self, BLOCK};
+use super::parallel;
 use super::reduce::{self, Merge};
 use super::stats::{self, Moments};
-use super::walk::{Counts, Pair, Run, Walk, group_strides};
+use super::walk::{Counts, Indices, Pair, Run, Walk, group_strides};
 use super::{activation, fast};
 use crate::problem::Problem;
 use crate::{Activation, Element};
+use std::ops::Range;
 
 /// How many elements, Σu and Σu·xhat, u being g or γg.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -84,6 +85,12 @@ impl<'a, T> Outputs<'a, T> {
         let mut next = || daddend.as_mut().and_then(Iterator::next);
         dx.into_iter().map(|dx| Outputs { dx, daddend: next() }).collect()
     }
+
+    /// Some of them.
+    pub fn part(&mut self, range: Range<usize>) -> Outputs<'_, T> {
+        let daddend = self.daddend.as_deref_mut();
+        Outputs { dx: &mut self.dx[range.clone()], daddend: daddend.map(|d| &mut d[range]) }
+    }
 }
 
 /// The operands of a backward pass.
@@ -133,6 +140,24 @@ impl<T: Element> Differentiator<'_, T> {
             }
             sums
         })
+    }
+
+    /// The sums of every group, and of every parameter within groups, from one pass; `None` if channels
+    /// are not side by side in memory.
+    fn sums_of_both(&self, walk: &Walk) -> Option<[Vec<Sums>; 2]> {
+        let each: Vec<Indices> =
+            walk.columns()?.flat_map(|columns| columns.operands().collect::<Vec<_>>()).collect();
+        let sums = self.sums(&walk.by_column(), false);
+        let mut groups = vec![Sums::default(); walk.keys()];
+        let mut params = vec![Sums::default(); walk.by_param().keys()];
+        for (at, sums) in each.into_iter().zip(sums) {
+            let weight = self.normalizer.weight(at.param);
+            let weighted = Sums { u: weight * sums.u, u_xhat: weight * sums.u_xhat, ..sums };
+            let (group, param) = (at.key - walk.base.key, at.param - walk.base.param);
+            groups[group] = groups[group].merge(weighted);
+            params[param] = params[param].merge(sums);
+        }
+        Some([groups, params])
     }
 
     /// The sums of every key of a block, in f64.
@@ -187,10 +212,13 @@ impl<T: Element> Differentiator<'_, T> {
             };
             MeanTerms::new(first, centered, sums.iter().enumerate().map(weigh))
         };
+        let finish_part = |part: &Walk, sums: &[Sums], outputs: &mut Outputs<'_, T>| {
+            let terms = own_terms(part.base.key, sums);
+            self.write(part, Some(&terms), outputs);
+        };
         let of_part = |part: &Walk, outputs: &mut Outputs<'_, T>| {
             let sums = self.sums(part, inside);
-            let terms = own_terms(part.base.key, &sums);
-            self.write(part, Some(&terms), outputs);
+            finish_part(part, &sums, outputs);
             sums
         };
         let needs_own = given.is_none() && !problem.source.is_constant();
@@ -209,6 +237,12 @@ impl<T: Element> Differentiator<'_, T> {
             let results = parallel::map(strips, walk.len(), |strip| {
                 let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
                 for (part, outputs) in strip {
+                    if has_inner && let Some([sums, of_params]) = self.sums_of_both(part) {
+                        finish_part(part, &sums, outputs);
+                        groups.extend(sums);
+                        reduce::merge(&mut params[part.base.param..], of_params);
+                        continue;
+                    }
                     let one =
                         |group: &Walk, outputs: &mut Outputs<'_, T>| of_part(group, outputs)[0];
                     let sums = fast::backward(self, part, centered, outputs, one);
@@ -242,7 +276,11 @@ impl<T: Element> Differentiator<'_, T> {
             };
             parts.into_iter().zip(pieces).flat_map(of_part).collect()
         } else {
-            let groups = if needs_own || (wants_params && !inside) {
+            let both = if needs_own && has_inner { self.sums_of_both(&walk) } else { None };
+            let groups = if let Some([groups, of_params]) = both {
+                params = of_params;
+                groups
+            } else if needs_own || (wants_params && !inside) {
                 self.sums(&walk, inside)
             } else {
                 Vec::new()
@@ -281,7 +319,7 @@ impl<T: Element> Differentiator<'_, T> {
 
     /// All outputs.
     fn backward(&self, walk: &Walk, terms: Option<&MeanTerms>, outputs: Outputs<'_, T>) {
-        let parts = walk.parts(BLOCK);
+        let parts = walk.parts(walk.block());
         let pieces = outputs.split(parts.iter().map(Walk::len));
         let tasks = parts.iter().zip(pieces).collect();
         parallel::map(tasks, walk.len(), |(part, mut outputs)| {

@@ -2,12 +2,15 @@
 
 use super::super::activation;
 use super::super::apply::Table;
+use super::super::columns::Columns;
 use super::super::grads::{Differentiator, MeanTerms, Outputs, Sums};
+use super::super::reduce::Merge;
 use super::super::walk::{Run, Walk};
-use super::apply::{Along, Lines, Plan, is_safe, preactivation};
+use super::apply::{Along, Lines, Plan, is_safe, is_small, preactivation};
+use super::columns::{self, Rows};
 use super::lanes::{
-    EMPTY_TILE, Itself, LANES_MAX, Map, RUNS, Sink, TILE, Terms, Tile, Values, Work, add_columns,
-    as_f32, as_f32_mut, finish_stream, narrow, registers, sums, vectorized, widen,
+    EMPTY_TILE, Itself, Map, Sink, TILE, Terms, Tile, Values, Work, as_f32, as_f32_mut,
+    empty_batch, finish_stream, narrow, registers, sums, to_line, vectorized, widen,
 };
 use crate::{Activation, Element};
 use pulp::Simd;
@@ -19,13 +22,21 @@ pub(in super::super) fn block_sums<T: Element>(
     block: &Walk,
     weighted: bool,
 ) -> Option<Vec<Sums>> {
+    let mut sums = vec![Sums::default(); block.keys()];
+    if let Some(columns) = block.columns() {
+        for columns in columns {
+            let operands = &Operands::of_columns(differentiator, &columns)?;
+            let sums = &mut sums;
+            vectorized(SumColumns { operands, columns: &columns, weighted, sums });
+        }
+        return Some(sums);
+    }
     let operands = Operands::new(differentiator, block)?;
     // Weights of neighbouring keys are for those who ask for sums alone.
     let has_weight = differentiator.normalizer.affine.is_some();
     if weighted && has_weight && !block.axes[3].is_reduced() {
         return None;
     }
-    let mut sums = vec![Sums::default(); block.keys()];
     vectorized(SumUp { operands: &operands, block, weighted, sums: &mut sums });
     Some(sums)
 }
@@ -37,11 +48,30 @@ pub(in super::super) fn write<T: Element>(
     terms: Option<&MeanTerms>,
     outputs: &mut Outputs<'_, T>,
 ) -> bool {
-    let Some(operands) = Operands::new(differentiator, part) else { return false };
-    let weight = |stat| operands.weight(stat);
-    let slopes = Slopes::new(part, &differentiator.table, weight, terms);
-    let Some(slopes) = slopes else { return false };
     let constant = terms.is_none();
+    let table = &differentiator.table;
+    if let Some(mut columns) = part.columns() {
+        return columns.all(|columns| {
+            let operands = Operands::of_columns(differentiator, &columns);
+            let Some(operands) = &operands else { return false };
+            let weight = |param| differentiator.normalizer.weight(param);
+            let each = columns.operands().map(|at| (at.stat, weight(at.param)));
+            let slopes = Slopes::of_each(table, 0, columns.row(), each, terms);
+            let Some(mut slopes) = slopes else { return false };
+            slopes.tables().into_iter().for_each(|table| columns.repeat(table));
+            let head = if operands.plan().stream() { to_line(outputs.dx) } else { 0 };
+            for rows in columns.rows(head) {
+                let start = rows.base.data - part.base.data;
+                let outputs = &mut outputs.part(start..start + rows.len());
+                vectorized(Write { operands, part: &rows, slopes: &slopes, constant, outputs });
+            }
+            true
+        });
+    }
+    let Some(operands) = Operands::new(differentiator, part) else { return false };
+    let each = part.stats().map(|stat| (stat, operands.weight(stat)));
+    let slopes = Slopes::of_each(table, part.base.stat, part.stats().len(), each, terms);
+    let Some(slopes) = slopes else { return false };
     vectorized(Write { operands: &operands, part, slopes: &slopes, constant, outputs });
     true
 }
@@ -66,6 +96,17 @@ impl<'a, T: Element> Operands<'a, T> {
         let (table, stats) = (&differentiator.table, part.stats());
         let plain = Lines::new(table, stats.clone(), |_| [1.0, 0.0])?;
         let lines = Lines::new(table, stats, |stat| plan.affine_of(affine, stat))?;
+        Some(Operands { differentiator, lines, plain })
+    }
+
+    /// With tables along the rows of some columns.
+    fn of_columns(differentiator: &'a Differentiator<'a, T>, columns: &Columns) -> Option<Self> {
+        let Differentiator { normalizer, table, .. } = differentiator;
+        if !normalizer.fast.is_possible() {
+            return None;
+        }
+        let plain = Lines::of_columns(table, columns, None)?;
+        let lines = Lines::of_columns(table, columns, normalizer.affine.as_ref())?;
         Some(Operands { differentiator, lines, plain })
     }
 
@@ -167,12 +208,15 @@ impl<T: Element> Work for SumUp<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let SumUp { operands, block, weighted, sums } = self;
         let weight = operands.plan().inside().filter(|_| weighted);
-        let columns = !block.axes[3].is_reduced();
+        let neighbours = !block.axes[3].is_reduced();
         let [mut x_tile, mut z_tile, mut g_tile, mut u_tile, mut xhat] = [EMPTY_TILE; 5];
-        let mut totals = Columns::new(if columns { sums.len() } else { 0 });
+        let mut totals = columns::Sums::new(if neighbours { sums.len() } else { 0 });
+        let mut of_all = 0.0;
         for whole in block.runs(usize::MAX) {
-            if columns {
-                totals.count(&whole, sums);
+            if neighbours && whole.len == sums.len() {
+                of_all += 1.0;
+            } else if neighbours {
+                sums[whole.at.key..][..whole.len].iter_mut().for_each(|sums| sums.count += 1.0);
             }
             for start in (0..whole.len).step_by(operands.longest().min(TILE)) {
                 let run = whole.part(start, TILE.min(whole.len - start));
@@ -190,12 +234,11 @@ impl<T: Element> Work for SumUp<'_, T> {
                 }
                 let x = operands.x(&run, &mut x_tile);
                 let along = operands.plain.along(&run);
-                if columns {
-                    let key = run.at.key;
-                    let (a, b) = (&mut totals.u[key..], &mut totals.u_xhat[key..]);
+                if neighbours {
                     let sink = Sink { y: &mut xhat, len: run.len, stream: false, ahead: 0 };
                     along.fill::<S, false>(simd, x, sink);
-                    add_columns(simd, Values::new(u, run.len), Values::new(&xhat, run.len), a, b);
+                    let values = [&xhat[..], u];
+                    totals.add_piece(simd, run.at.key, values, run.len, &WithXhat);
                     continue;
                 }
                 let Along::Same([mean, scale, shift]) = along else { unreachable!("rows") };
@@ -207,55 +250,63 @@ impl<T: Element> Work for SumUp<'_, T> {
                 sums.u += factor * f64::from(sum);
                 sums.u_xhat += factor * f64::from(sum_xhat);
             }
-            totals.end_run(sums);
+            totals.end_row();
         }
-        totals.flush(sums);
+        let [u, u_xhat] = totals.finish();
+        for ((sums, u), u_xhat) in sums.iter_mut().zip(u).zip(u_xhat) {
+            *sums = sums.merge(Sums { count: of_all, u, u_xhat });
+        }
     }
 }
 
-/// Sums of neighbouring keys.
-struct Columns {
-    u: Vec<f32>,
-    u_xhat: Vec<f32>,
-    runs: usize,
-    /// Runs of all keys.
-    of_all: f64,
+/// As [`SumUp`], down columns.
+struct SumColumns<'a, T> {
+    operands: &'a Operands<'a, T>,
+    columns: &'a Columns,
+    weighted: bool,
+    sums: &'a mut [Sums],
 }
 
-impl Columns {
-    fn new(keys: usize) -> Self {
-        let [u, u_xhat] = [0; 2].map(|_| vec![0.0; if keys == 0 { 0 } else { keys + LANES_MAX }]);
-        Columns { u, u_xhat, runs: 0, of_all: 0.0 }
-    }
+impl<T: Element> Work for SumColumns<'_, T> {
+    type Output = ();
 
-    /// Counts the elements of a run.
     #[inline(always)]
-    fn count(&mut self, run: &Run, sums: &mut [Sums]) {
-        match run.len == sums.len() {
-            true => self.of_all += 1.0,
-            false => {
-                sums[run.at.key..][..run.len].iter_mut().for_each(|sums| sums.count += 1.0);
+    fn run<S: Simd>(self, simd: S) {
+        let SumColumns { operands, columns, weighted, sums } = self;
+        let Differentiator { normalizer, dy, .. } = operands.differentiator;
+        let tables = operands.plain.tables();
+        let mut totals = columns::Sums::new(columns.row());
+        if normalizer.activation == Activation::None {
+            let (mut x_tile, mut g_tile) = (empty_batch(), empty_batch());
+            for batch in columns.rows(0).flat_map(columns::batches::<T>) {
+                let [mean, scale, shift] = tables.map(Rows::table);
+                let x = Rows::of(normalizer.x, &batch, &mut x_tile);
+                let g = Rows::of(dy, &batch, &mut g_tile);
+                totals.add(simd, [x, g, mean, scale, shift], &batch, &EachProduct);
+            }
+        } else {
+            let [mut x_tile, mut z_tile, mut g_tile] = [EMPTY_TILE; 3];
+            for rows in columns.rows(0) {
+                for whole in rows.runs(usize::MAX) {
+                    for start in (0..whole.len).step_by(TILE) {
+                        let run = whole.part(start, TILE.min(whole.len - start));
+                        let g = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
+                        let x = operands.x(&run, &mut x_tile);
+                        let [mean, scale, shift] = tables.map(|table| &table[start..]);
+                        let values = [x, g, mean, scale, shift];
+                        totals.add_piece(simd, start, values, run.len, &EachProduct);
+                    }
+                    totals.end_row();
+                }
             }
         }
-    }
-
-    #[inline(always)]
-    fn end_run(&mut self, sums: &mut [Sums]) {
-        self.runs += 1;
-        if self.runs == RUNS {
-            self.flush(sums);
-            self.runs = 0;
+        let [g, g_xhat] = totals.finish().map(|row| columns.fold(row));
+        for ((at, g), g_xhat) in columns.operands().zip(g).zip(g_xhat) {
+            let weight = if weighted { normalizer.weight(at.param) } else { 1.0 };
+            let all = &mut sums[at.key];
+            let count = columns.count() as f64;
+            *all = all.merge(Sums { count, u: weight * g, u_xhat: weight * g_xhat });
         }
-    }
-
-    #[inline(always)]
-    fn flush(&mut self, sums: &mut [Sums]) {
-        for ((sums, u), u_xhat) in sums.iter_mut().zip(&mut self.u).zip(&mut self.u_xhat) {
-            sums.count += self.of_all;
-            sums.u += f64::from(std::mem::take(u));
-            sums.u_xhat += f64::from(std::mem::take(u_xhat));
-        }
-        self.of_all = 0.0;
     }
 }
 
@@ -281,6 +332,31 @@ impl Terms<2, 2> for Products {
         let distance = simd.sub_f32s(x, simd.splat_f32s(self.mean));
         let (scale, shift) = (simd.splat_f32s(self.scale), simd.splat_f32s(self.shift));
         let xhat = simd.mul_add_e_f32s(distance, scale, shift);
+        WithXhat.add(simd, [xhat, u], [a, b])
+    }
+}
+
+/// As [`Products`], of lines of each value.
+struct EachProduct;
+
+impl Terms<5, 2> for EachProduct {
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        [x, u, mean, scale, shift]: [S::f32s; 5],
+        [a, b]: [S::f32s; 2],
+    ) -> [S::f32s; 2] {
+        let xhat = simd.mul_add_e_f32s(simd.sub_f32s(x, mean), scale, shift);
+        WithXhat.add(simd, [xhat, u], [a, b])
+    }
+}
+
+struct WithXhat;
+
+impl Terms<2, 2> for WithXhat {
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, [xhat, u]: [S::f32s; 2], [a, b]: [S::f32s; 2]) -> [S::f32s; 2] {
         [simd.add_f32s(a, u), simd.mul_add_e_f32s(u, xhat, b)]
     }
 }
@@ -296,19 +372,18 @@ struct Slopes {
 }
 
 impl Slopes {
-    /// `None` if f32 does not hold them.
-    fn new(
-        part: &Walk,
+    /// Of `len` statistics and weights; `None` if f32 does not hold them.
+    fn of_each(
         table: &Table,
-        weight: impl Fn(usize) -> f64,
+        first: usize,
+        len: usize,
+        each: impl Iterator<Item = (usize, f64)>,
         terms: Option<&MeanTerms>,
     ) -> Option<Slopes> {
-        let stats = part.stats();
-        let [level, scale, mean, slope, shift] = [0; 5].map(|_| Vec::with_capacity(stats.len()));
-        let mut slopes = Slopes { first: stats.start, level, scale, mean, slope, shift };
-        for stat in stats {
+        let [level, scale, mean, slope, shift] = [0; 5].map(|_| Vec::with_capacity(len));
+        let mut slopes = Slopes { first, level, scale, mean, slope, shift };
+        for (stat, weight) in each {
             let [mean, rstd] = table.of(stat);
-            let weight = weight(stat);
             let [mean_u, mean_u_xhat] = terms.map_or([0.0; 2], |terms| terms.of(stat));
             // dx = (u − mean_u − xhat · mean_u_xhat) · rstd with u = weight · g. The level is taken off g
             // first: the difference may be small.
@@ -320,16 +395,20 @@ impl Slopes {
             let all = [f64::from(level), scale, mean, slope, shift];
             // As in lines: what is no number stays in its group.
             let all = if all.iter().all(|v| v.is_finite()) { all } else { [f64::NAN; 5] };
-            let holds = is_safe(scale) && is_safe(slope) && shift.abs() < 1e30;
+            let holds = is_safe(scale) && is_safe(slope) && is_small(shift) && is_small(all[0]);
             if !(holds || all[0].is_nan()) {
                 return None;
             }
-            let Slopes { level, scale, mean, slope, shift, .. } = &mut slopes;
-            for (to, v) in [level, scale, mean, slope, shift].into_iter().zip(all) {
+            for (to, v) in slopes.tables().into_iter().zip(all) {
                 to.push(v as f32);
             }
         }
         Some(slopes)
+    }
+
+    fn tables(&mut self) -> [&mut Vec<f32>; 5] {
+        let Slopes { level, scale, mean, slope, shift, .. } = self;
+        [level, scale, mean, slope, shift]
     }
 }
 

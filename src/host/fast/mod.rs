@@ -2,6 +2,7 @@
 //! The rest is left, block by block or group by group, to the loops in f64 around this folder.
 
 mod apply;
+mod columns;
 mod grads;
 mod lanes;
 mod row_grads;
