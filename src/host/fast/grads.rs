@@ -25,7 +25,7 @@ pub(in super::super) fn block_sums<T: Element>(
     let mut sums = vec![Sums::default(); block.keys()];
     if let Some(columns) = block.columns() {
         for columns in columns {
-            let operands = &Operands::of_columns(differentiator, &columns)?;
+            let operands = &Operands::of_columns(differentiator, &columns, true)?;
             let sums = &mut sums;
             vectorized(SumColumns { operands, columns: &columns, weighted, sums });
         }
@@ -52,7 +52,7 @@ pub(in super::super) fn write<T: Element>(
     let table = &differentiator.table;
     if let Some(mut columns) = part.columns() {
         return columns.all(|columns| {
-            let operands = Operands::of_columns(differentiator, &columns);
+            let operands = Operands::of_columns(differentiator, &columns, false);
             let Some(operands) = &operands else { return false };
             let weight = |param| differentiator.normalizer.weight(param);
             let each = columns.operands().map(|at| (at.stat, weight(at.param)));
@@ -99,14 +99,23 @@ impl<'a, T: Element> Operands<'a, T> {
         Some(Operands { differentiator, lines, plain })
     }
 
-    /// With tables along the rows of some columns.
-    fn of_columns(differentiator: &'a Differentiator<'a, T>, columns: &Columns) -> Option<Self> {
+    /// With tables along the rows of some columns, of xhat where that is asked for.
+    fn of_columns(
+        differentiator: &'a Differentiator<'a, T>,
+        columns: &Columns,
+        wants_xhat: bool,
+    ) -> Option<Self> {
         let Differentiator { normalizer, table, .. } = differentiator;
         if !normalizer.fast.is_possible() {
             return None;
         }
-        let plain = Lines::of_columns(table, columns, None)?;
-        let lines = Lines::of_columns(table, columns, normalizer.affine.as_ref())?;
+        let lines = |wanted, affine| match wanted {
+            true => Lines::of_columns(table, columns, affine),
+            false => Some(Lines::default()),
+        };
+        let plain = lines(wants_xhat, None)?;
+        let is_chained = normalizer.activation != Activation::None;
+        let lines = lines(is_chained, normalizer.affine.as_ref())?;
         Some(Operands { differentiator, lines, plain })
     }
 
@@ -387,15 +396,20 @@ impl Slopes {
             let [mean_u, mean_u_xhat] = terms.map_or([0.0; 2], |terms| terms.of(stat));
             // dx = (u − mean_u − xhat · mean_u_xhat) · rstd with u = weight · g. The level is taken off g
             // first: the difference may be small.
-            let level = if weight == 0.0 { 0.0 } else { (mean_u / weight) as f32 };
+            let level = if weight == 0.0 { 0.0 } else { mean_u / weight };
+            if level.is_finite() && !is_small(level) {
+                return None;
+            }
+            let level = level as f32;
             let scale = weight * rstd;
             let slope = -rstd * rstd * mean_u_xhat;
             let rest = (mean_u - f64::from(level) * weight) * rstd;
             let shift = -(mean - f64::from(mean as f32)) * slope - rest;
-            let all = [f64::from(level), scale, mean, slope, shift];
+            let level = f64::from(level);
+            let all = [level, scale, mean, slope, shift];
             // As in lines: what is no number stays in its group.
             let all = if all.iter().all(|v| v.is_finite()) { all } else { [f64::NAN; 5] };
-            let holds = is_safe(scale) && is_safe(slope) && is_small(shift) && is_small(all[0]);
+            let holds = is_safe(scale) && is_safe(slope) && is_small(mean) && is_small(shift);
             if !(holds || all[0].is_nan()) {
                 return None;
             }

@@ -19,6 +19,8 @@ pub(super) const SHORT: usize = 256;
 const SPAN: usize = TILE;
 /// Elements that are looked at for a guess.
 const SAMPLES: usize = 16;
+/// The same of a column, whose elements are far from each other.
+const COLUMN_SAMPLES: usize = 8;
 /// How much larger the squares of distances from the guess may be than those from the mean: m2 loses
 /// two bits at most.
 pub(super) const GOOD: f64 = 4.0;
@@ -290,7 +292,7 @@ fn of_columns<T: Element, S: Simd>(
     if centered {
         let values = &x[columns.each.base.data..];
         key.iter().zip(values).rev().for_each(|(&key, x)| guess[key] = x.to_f32());
-        let samples = &columns.samples(SAMPLES);
+        let samples = &columns.samples(COLUMN_SAMPLES);
         let [offsets] = key_sums(simd, samples, &key, x, &guess, &Offset);
         let count = (each * samples.count()) as f64;
         guess.iter_mut().zip(offsets).for_each(|(guess, sum)| *guess += (sum / count) as f32);
