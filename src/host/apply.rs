@@ -1,6 +1,6 @@
 //! Normalize, affine, epilogue; twin of `shaders/apply.wgsl`.
 
-use super::parallel::{self, BLOCK};
+use super::parallel;
 use super::stats::Moments;
 use super::walk::{Pair, Run, Walk};
 use super::{Operands, activation, fast};
@@ -106,7 +106,7 @@ impl<'a, T: Element> Normalizer<'a, T> {
     /// is not 0.
     pub fn forward(&self, walk: &Walk, table: &Table, ahead: usize, y: &mut [T]) {
         let elements = y.len();
-        let parts = walk.parts(BLOCK);
+        let parts = walk.parts(walk.block());
         let pieces = parallel::split(y, parts.iter().map(Walk::len));
         let tasks = parts.iter().zip(pieces).collect();
         parallel::map(tasks, elements, |(part, y)| self.write(part, table, ahead, y));

@@ -5,13 +5,14 @@
 //! `dx = rstd · (γg − Σγg/n − xhat · Σγg·xhat/n)`, `dbias = Σ g`, `dweight = Σ g·xhat`.
 
 use super::apply::{self, Normalizer, TILE, Table, Tile};
-use super::parallel::{self, BLOCK};
+use super::parallel;
 use super::reduce::{self, Merge};
 use super::stats::{self, Moments};
-use super::walk::{Counts, Pair, Run, Walk, group_strides};
+use super::walk::{Counts, Indices, Pair, Run, Walk, group_strides};
 use super::{activation, fast};
 use crate::problem::Problem;
 use crate::{Activation, Element};
+use std::ops::Range;
 
 /// How many elements, Σu and Σu·xhat, u being g or γg.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -84,6 +85,12 @@ impl<'a, T> Outputs<'a, T> {
         let mut next = || daddend.as_mut().and_then(Iterator::next);
         dx.into_iter().map(|dx| Outputs { dx, daddend: next() }).collect()
     }
+
+    /// Some of them.
+    pub fn part(&mut self, range: Range<usize>) -> Outputs<'_, T> {
+        let daddend = self.daddend.as_deref_mut();
+        Outputs { dx: &mut self.dx[range.clone()], daddend: daddend.map(|d| &mut d[range]) }
+    }
 }
 
 /// The operands of a backward pass.
@@ -135,6 +142,25 @@ impl<T: Element> Differentiator<'_, T> {
         })
     }
 
+    /// The sums of every group, and of every parameter within groups, from one pass; `None` if channels
+    /// are not side by side in memory.
+    fn sums_of_both(&self, walk: &Walk) -> Option<[Vec<Sums>; 2]> {
+        let each: Vec<Indices> =
+            walk.columns()?.flat_map(|columns| columns.operands().collect::<Vec<_>>()).collect();
+        let sums = self.sums(&walk.by_column(), false);
+        debug_assert_eq!(each.len(), sums.len());
+        let mut groups = vec![Sums::default(); walk.keys()];
+        let mut params = vec![Sums::default(); walk.by_param().keys()];
+        for (at, sums) in each.into_iter().zip(sums) {
+            let weight = self.normalizer.weight(at.param);
+            let weighted = Sums { u: weight * sums.u, u_xhat: weight * sums.u_xhat, ..sums };
+            let (group, param) = (at.key - walk.base.key, at.param - walk.base.param);
+            groups[group] = groups[group].merge(weighted);
+            params[param] = params[param].merge(sums);
+        }
+        Some([groups, params])
+    }
+
     /// The sums of every key of a block, in f64.
     fn exact_sums(&self, block: &Walk, weighted: bool) -> Vec<Sums> {
         let mut sums = vec![Sums::default(); block.keys()];
@@ -176,72 +202,27 @@ impl<T: Element> Differentiator<'_, T> {
         // Parameters that vary in a group have sums of their own.
         let inside = problem.view.params_inside();
         let has_inner = wants_params && inside;
-        let centered = problem.centered;
         let walk = Walk::new(problem, group_strides(&problem.view));
-        // Of consecutive groups, as they have n elements each.
-        let own_terms = |first: usize, sums: &[Sums]| {
-            let weigh = |(i, sums): (usize, &Sums)| {
-                let weight = if inside { 1.0 } else { self.group_weight(problem, first + i) };
-                let count = self.moments[first + i].count;
-                Sums { count, u: weight * sums.u, u_xhat: weight * sums.u_xhat }
-            };
-            MeanTerms::new(first, centered, sums.iter().enumerate().map(weigh))
-        };
-        let of_part = |part: &Walk, outputs: &mut Outputs<'_, T>| {
-            let sums = self.sums(part, inside);
-            let terms = own_terms(part.base.key, &sums);
-            self.write(part, Some(&terms), outputs);
-            sums
-        };
         let needs_own = given.is_none() && !problem.source.is_constant();
-        let mut params = Vec::new();
         let resident = match has_inner {
             true => walk.large_resident_parts(),
             false => walk.resident_parts(),
         };
-        let groups = if needs_own && let Some(parts) = resident {
+        let (groups, mut params) = if needs_own && let Some(parts) = resident {
             let pieces = outputs.split(parts.iter().map(Walk::len));
             let mut parts: Vec<_> = parts.into_iter().zip(pieces).collect();
             // Strips of parts, so that sums of parameters are few.
             let strip = if has_inner { parts.len().div_ceil(STRIPS) } else { 1 };
             let strips = parts.chunks_mut(strip.max(1)).collect();
             let keys = if has_inner { walk.by_param().keys() } else { 0 };
-            let results = parallel::map(strips, walk.len(), |strip| {
-                let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
-                let mut on_the_way = fast::Params::new(keys);
-                let add_params_of = |part: &Walk, params: &mut [Sums]| {
-                    let part = part.by_param();
-                    reduce::merge(&mut params[part.base.key..], self.sums(&part, false));
-                };
-                for (part, outputs) in &mut *strip {
-                    let one =
-                        |group: &Walk, outputs: &mut Outputs<'_, T>| of_part(group, outputs)[0];
-                    let sums = fast::backward(self, part, centered, &mut on_the_way, outputs, one);
-                    groups.extend(sums.unwrap_or_else(|| {
-                        let sums = of_part(part, outputs);
-                        if has_inner {
-                            // While x and dy are in the cache.
-                            add_params_of(part, &mut params);
-                        }
-                        sums
-                    }));
-                }
-                match on_the_way.finish() {
-                    Some(sums) => reduce::merge(&mut params, sums),
-                    None => {
-                        params.fill(Sums::default());
-                        strip.iter().for_each(|(part, _)| add_params_of(part, &mut params));
-                    }
-                }
-                (groups, params)
-            });
-            params.resize(keys, Sums::default());
-            let mut groups = Vec::new();
+            let results =
+                parallel::map(strips, walk.len(), |strip| self.strip(problem, strip, keys));
+            let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); keys]);
             for (of_strip, params_of_strip) in results {
                 groups.extend(of_strip);
                 reduce::merge(&mut params, params_of_strip);
             }
-            groups
+            (groups, params)
         } else if needs_own
             && !has_inner
             && let Some(parts) = walk.cached_parts()
@@ -250,28 +231,31 @@ impl<T: Element> Differentiator<'_, T> {
             let pieces = outputs.split(parts.iter().map(Walk::len));
             let of_part = |(part, outputs): (Walk, Outputs<'_, T>)| {
                 let sums = self.sums(&part, inside);
-                let terms = own_terms(part.base.key, &sums);
+                let terms = self.own_terms(problem, part.base.key, &sums);
                 self.backward(&part, Some(&terms), outputs);
                 sums
             };
-            parts.into_iter().zip(pieces).flat_map(of_part).collect()
+            (parts.into_iter().zip(pieces).flat_map(of_part).collect(), Vec::new())
         } else {
-            let groups = if needs_own || (wants_params && !inside) {
-                self.sums(&walk, inside)
-            } else {
-                Vec::new()
+            let both = if needs_own && has_inner { self.sums_of_both(&walk) } else { None };
+            let [groups, params] = match both {
+                Some(both) => both,
+                None if needs_own || (wants_params && !inside) => {
+                    [self.sums(&walk, inside), Vec::new()]
+                }
+                None => [Vec::new(), Vec::new()],
             };
             let terms = match given {
                 _ if problem.source.is_constant() => None,
-                None => Some(own_terms(0, &groups)),
+                None => Some(self.own_terms(problem, 0, &groups)),
                 Some(given) => {
                     let sums = given.as_chunks().0.iter();
                     let sums = sums.map(|&[count, u, u_xhat, _]| Sums { count, u, u_xhat });
-                    Some(MeanTerms::new(0, centered, sums))
+                    Some(MeanTerms::new(0, problem.centered, sums))
                 }
             };
             self.backward(&walk, terms.as_ref(), outputs);
-            groups
+            (groups, params)
         };
         match (wants_params, inside) {
             (false, _) => Vec::new(),
@@ -288,6 +272,70 @@ impl<T: Element> Differentiator<'_, T> {
         }
     }
 
+    /// Parts of whole groups that are small enough to be read again from a cache: their outputs and the
+    /// sums of their groups, and of `params` parameters that vary within those.
+    fn strip(
+        &self,
+        problem: &Problem,
+        strip: &mut [(Walk, Outputs<'_, T>)],
+        params: usize,
+    ) -> (Vec<Sums>, Vec<Sums>) {
+        let wants_params = params > 0;
+        let (mut groups, mut params) = (Vec::new(), vec![Sums::default(); params]);
+        let mut on_the_way = fast::Params::new(params.len());
+        let add_params_of = |part: &Walk, params: &mut [Sums]| {
+            let part = part.by_param();
+            reduce::merge(&mut params[part.base.key..], self.sums(&part, false));
+        };
+        let weighted = problem.view.params_inside();
+        let finish = |part: &Walk, sums: &[Sums], outputs: &mut Outputs<'_, T>| {
+            let terms = self.own_terms(problem, part.base.key, sums);
+            self.write(part, Some(&terms), outputs);
+        };
+        let of_part = |part: &Walk, outputs: &mut Outputs<'_, T>| {
+            let sums = self.sums(part, weighted);
+            finish(part, &sums, outputs);
+            sums
+        };
+        for (part, outputs) in &mut *strip {
+            let one = |group: &Walk, outputs: &mut Outputs<'_, T>| of_part(group, outputs)[0];
+            let centered = problem.centered;
+            let of_rows = fast::backward(self, part, centered, &mut on_the_way, outputs, one);
+            if let Some(sums) = of_rows {
+                groups.extend(sums);
+            } else if wants_params && let Some([sums, of_params]) = self.sums_of_both(part) {
+                finish(part, &sums, outputs);
+                groups.extend(sums);
+                reduce::merge(&mut params[part.base.param..], of_params);
+            } else {
+                groups.extend(of_part(part, outputs));
+                if wants_params {
+                    // While x and dy are in the cache.
+                    add_params_of(part, &mut params);
+                }
+            }
+        }
+        match on_the_way.finish() {
+            Some(sums) => reduce::merge(&mut params, sums),
+            None => {
+                params.fill(Sums::default());
+                strip.iter().for_each(|(part, _)| add_params_of(part, &mut params));
+            }
+        }
+        (groups, params)
+    }
+
+    /// Of consecutive groups, as they have n elements each.
+    fn own_terms(&self, problem: &Problem, first: usize, sums: &[Sums]) -> MeanTerms {
+        let inside = problem.view.params_inside();
+        let weigh = |(i, sums): (usize, &Sums)| {
+            let weight = if inside { 1.0 } else { self.group_weight(problem, first + i) };
+            let count = self.moments[first + i].count;
+            Sums { count, u: weight * sums.u, u_xhat: weight * sums.u_xhat }
+        };
+        MeanTerms::new(first, problem.centered, sums.iter().enumerate().map(weigh))
+    }
+
     /// The weight of a group within which it is constant.
     fn group_weight(&self, problem: &Problem, group: usize) -> f64 {
         self.normalizer.weight(problem.view.param_index(group as u32) as usize)
@@ -295,7 +343,7 @@ impl<T: Element> Differentiator<'_, T> {
 
     /// All outputs.
     fn backward(&self, walk: &Walk, terms: Option<&MeanTerms>, outputs: Outputs<'_, T>) {
-        let parts = walk.parts(BLOCK);
+        let parts = walk.parts(walk.block());
         let pieces = outputs.split(parts.iter().map(Walk::len));
         let tasks = parts.iter().zip(pieces).collect();
         parallel::map(tasks, walk.len(), |(part, mut outputs)| {

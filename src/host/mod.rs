@@ -6,6 +6,7 @@
 
 mod activation;
 mod apply;
+mod columns;
 mod fast;
 mod grads;
 mod memory;

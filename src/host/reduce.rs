@@ -6,6 +6,8 @@ use super::walk::Walk;
 /// Elements side by side that a block takes before it takes rows: 1 KiB of f32, so that memory is
 /// read in lines and pages whatever the axes.
 const PIECE: usize = 1 << 8;
+/// The same of columns.
+const COLUMNS_PIECE: usize = 1 << 10;
 
 /// What parts of a reduction give. The default is that of no elements.
 pub(super) trait Merge: Clone + Default + Send {
@@ -38,7 +40,7 @@ pub(super) fn merge<A: Merge>(into: &mut [A], from: Vec<A>) {
     }
 }
 
-/// Boxes of at most [`BLOCK`] elements.
+/// Boxes of at most [`Walk::block`] elements.
 fn boxes(walk: &Walk) -> Vec<Walk> {
     let shape = shape(walk);
     let mut boxes = vec![walk.clone()];
@@ -53,20 +55,25 @@ fn boxes(walk: &Walk) -> Vec<Walk> {
 /// How far a box reaches along each axis: first so far that it reads pieces of memory, then over as
 /// many elements of its keys, then over as many keys as fit.
 fn shape(walk: &Walk) -> [usize; 4] {
+    let block = walk.block();
+    let piece = if block > BLOCK { COLUMNS_PIECE } else { PIECE };
     let mut shape = [1; 4];
     let grow = |shape: &mut [usize; 4], d: usize, limit: usize| {
         let others = shape.iter().product::<usize>() / shape[d];
         shape[d] = walk.axes[d].extent.min((limit / others).max(shape[d]));
     };
     for d in (0..4).rev() {
-        grow(&mut shape, d, if walk.axes[d].is_reduced() { BLOCK } else { PIECE });
+        grow(&mut shape, d, if walk.axes[d].is_reduced() { block } else { piece });
         if shape[d] < walk.axes[d].extent {
             break;
         }
     }
     for reduced in [true, false] {
         for d in (0..4).rev().filter(|&d| walk.axes[d].is_reduced() == reduced) {
-            grow(&mut shape, d, BLOCK);
+            // Columns are not made wider.
+            if reduced || piece == PIECE || shape[d] == 1 {
+                grow(&mut shape, d, block);
+            }
         }
     }
     shape

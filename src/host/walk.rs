@@ -166,7 +166,7 @@ impl Walk {
     }
 
     /// Contiguous parts of whole groups, each small enough to be read again from a core's cache, in
-    /// the order of memory. `None` where groups are long or lie between each other.
+    /// the order of memory. `None` where groups are long or all lie between each other.
     pub fn resident_parts(&self) -> Option<Vec<Walk>> {
         self.whole_groups(BLOCK, RESIDENT)
     }
@@ -177,13 +177,13 @@ impl Walk {
     }
 
     /// Contiguous parts of whole groups, each small enough to be read again from the cache that cores
-    /// share, or of one group. `None` where groups lie between each other.
+    /// share, or of one group. `None` where all groups lie between each other.
     pub fn cached_parts(&self) -> Option<Vec<Walk>> {
         self.whole_groups(CACHED, usize::MAX)
     }
 
     /// Contiguous parts of about `len` elements, but of whole groups, of which none may be longer than
-    /// `longest`.
+    /// `longest`. Groups that lie between each other count as one.
     fn whole_groups(&self, len: usize, longest: usize) -> Option<Vec<Walk>> {
         let mut parts = vec![self.clone()];
         let mut slice = self.len();
@@ -192,16 +192,16 @@ impl Walk {
                 break;
             }
             if axis.extent > 1 && axis.is_reduced() {
-                return None;
+                break;
             }
             slice /= axis.extent;
             let count = (len / slice).max(1);
             parts = parts.iter().flat_map(|part| part.cuts(d, count)).collect();
         }
-        // Groups that are not yet apart must not lie between each other.
+        // Groups that are not yet apart must not lie between each other, unless there are several such.
         let inner = self.axes.iter().skip_while(|axis| axis.extent == 1 || !axis.is_reduced());
         let apart = inner.clone().all(|axis| axis.extent == 1 || axis.is_reduced());
-        (apart && slice <= longest.max(len)).then_some(parts)
+        ((apart || parts.len() > 1) && slice <= longest.max(len)).then_some(parts)
     }
 
     /// Parts of whole groups that are spread over an outermost axis (the samples of a batch): ranges of

@@ -2,10 +2,11 @@
 
 use super::super::activation;
 use super::super::apply::{Normalizer, Table};
+use super::super::columns::Columns;
 use super::super::walk::{Run, Walk};
 use super::lanes::{
     BATCH, Itself, Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, empty_batch,
-    finish_stream, narrow, registers, vectorized, widen, widened,
+    finish_stream, narrow, registers, to_line, vectorized, widen, widened,
 };
 use crate::problem::Problem;
 use crate::{Activation, DType, Element, View};
@@ -16,6 +17,9 @@ use std::ops::Range;
 const STREAM: usize = 4 << 20;
 /// Shortest run that is worth streaming: it begins and ends in the middle of cache lines.
 const STREAM_RUN: usize = 1 << 9;
+/// Elements of columns that are fetched ahead: with tables in the first cache, rows have 37 GB/s then
+/// instead of 30.
+const AHEAD: usize = 1 << 8;
 /// Numbers that f32 arithmetic may multiply and square without fear.
 pub(super) const SAFE: Range<f64> = 1e-30..1e30;
 
@@ -56,6 +60,11 @@ impl Plan {
         self.possible
     }
 
+    /// Whether results go past the caches.
+    pub(super) fn stream(&self) -> bool {
+        self.stream
+    }
+
     pub(super) fn inside(&self) -> Option<[&[f32]; 2]> {
         self.inside.as_ref().map(|[weight, bias]| [&**weight, &**bias])
     }
@@ -93,6 +102,18 @@ impl Plan {
             return false;
         }
         let affine = normalizer.affine.as_ref();
+        if let Some(mut columns) = part.columns() {
+            return columns.all(|columns| {
+                let lines = Lines::of_columns(table, &columns, affine);
+                let Some(lines) = &lines else { return false };
+                for rows in columns.rows(if self.stream { to_line(y) } else { 0 }) {
+                    let y = &mut y[rows.base.data - part.base.data..][..rows.len()];
+                    let ahead = if ahead == 0 { AHEAD } else { ahead };
+                    vectorized(Write { normalizer, part: &rows, lines, ahead, y });
+                }
+                true
+            });
+        }
         let lines = Lines::new(table, part.stats(), |stat| self.affine_of(affine, stat));
         let Some(lines) = lines else { return false };
         vectorized(Write { normalizer, part, lines: &lines, ahead, y });
@@ -128,6 +149,7 @@ pub(super) fn is_small(v: f64) -> bool {
 }
 
 /// Lines of consecutive statistics.
+#[derive(Default)]
 pub(super) struct Lines {
     first: usize,
     mean: Vec<f32>,
@@ -141,16 +163,47 @@ impl Lines {
         stats: Range<usize>,
         affine: impl Fn(usize) -> [f64; 2],
     ) -> Option<Lines> {
-        let [mean, scale, shift] = [0; 3].map(|_| Vec::with_capacity(stats.len()));
-        let mut lines = Lines { first: stats.start, mean, scale, shift };
-        for stat in stats {
+        let first = stats.start;
+        Lines::of_each(table, first, stats.len(), stats.map(|stat| (stat, affine(stat))))
+    }
+
+    /// Those of the columns along a row, which number them from 0.
+    pub fn of_columns(
+        table: &Table,
+        columns: &Columns,
+        affine: Option<&[Vec<f64>; 2]>,
+    ) -> Option<Lines> {
+        let params = |param: usize| affine.map_or([1.0, 0.0], |[w, b]| [w[param], b[param]]);
+        let each = columns.operands().map(|at| (at.stat, params(at.param)));
+        let mut lines = Lines::of_each(table, 0, columns.row(), each)?;
+        let Lines { mean, scale, shift, .. } = &mut lines;
+        [mean, scale, shift].into_iter().for_each(|table| columns.repeat(table));
+        Some(lines)
+    }
+
+    /// Of statistics and what follows the normalization.
+    #[inline(always)]
+    fn of_each(
+        table: &Table,
+        first: usize,
+        len: usize,
+        each: impl Iterator<Item = (usize, [f64; 2])>,
+    ) -> Option<Lines> {
+        let [mean, scale, shift] = [0; 3].map(|_| Vec::with_capacity(len));
+        let mut lines = Lines { first, mean, scale, shift };
+        for (stat, affine) in each {
             let [mean, rstd] = table.of(stat);
-            let [mean, scale, shift] = line(mean, rstd, affine(stat))?;
+            let [mean, scale, shift] = line(mean, rstd, affine)?;
             lines.mean.push(mean);
             lines.scale.push(scale);
             lines.shift.push(shift);
         }
         Some(lines)
+    }
+
+    /// Mean, scale, shift.
+    pub fn tables(&self) -> [&[f32]; 3] {
+        [&self.mean, &self.scale, &self.shift]
     }
 
     #[inline(always)]

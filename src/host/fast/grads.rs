@@ -1,34 +1,17 @@
-//! The backward pass: sums, and the gradients of x and the addend.
+//! The backward pass: the gradients of x and the addend.
 
 use super::super::activation;
 use super::super::apply::Table;
-use super::super::grads::{Differentiator, MeanTerms, Outputs, Sums};
+use super::super::columns::Columns;
+use super::super::grads::{Differentiator, MeanTerms, Outputs};
 use super::super::walk::{Run, Walk};
-use super::apply::{Along, Lines, Plan, is_safe, preactivation};
+use super::apply::{Lines, Plan, is_safe, is_small, preactivation};
 use super::lanes::{
-    EMPTY_TILE, Itself, LANES_MAX, Map, RUNS, Sink, TILE, Terms, Tile, Values, Work, add_columns,
-    as_f32, as_f32_mut, finish_stream, narrow, registers, sums, vectorized, widen,
+    EMPTY_TILE, Itself, Map, Sink, TILE, Tile, Work, as_f32, as_f32_mut, finish_stream, narrow,
+    registers, to_line, vectorized, widen,
 };
 use crate::{Activation, Element};
 use pulp::Simd;
-
-/// The sums of every key of a block, as [`Differentiator::sums`] has them; `None` if lanes cannot. Not
-/// finite where f32 does not hold them.
-pub(in super::super) fn block_sums<T: Element>(
-    differentiator: &Differentiator<'_, T>,
-    block: &Walk,
-    weighted: bool,
-) -> Option<Vec<Sums>> {
-    let operands = Operands::new(differentiator, block)?;
-    // Weights of neighbouring keys are for those who ask for sums alone.
-    let has_weight = differentiator.normalizer.affine.is_some();
-    if weighted && has_weight && !block.axes[3].is_reduced() {
-        return None;
-    }
-    let mut sums = vec![Sums::default(); block.keys()];
-    vectorized(SumUp { operands: &operands, block, weighted, sums: &mut sums });
-    Some(sums)
-}
 
 /// Writes one contiguous part of the outputs; false if lanes cannot.
 pub(in super::super) fn write<T: Element>(
@@ -37,26 +20,45 @@ pub(in super::super) fn write<T: Element>(
     terms: Option<&MeanTerms>,
     outputs: &mut Outputs<'_, T>,
 ) -> bool {
-    let Some(operands) = Operands::new(differentiator, part) else { return false };
-    let weight = |stat| operands.weight(stat);
-    let slopes = Slopes::new(part, &differentiator.table, weight, terms);
-    let Some(slopes) = slopes else { return false };
     let constant = terms.is_none();
+    let table = &differentiator.table;
+    if let Some(mut columns) = part.columns() {
+        return columns.all(|columns| {
+            let operands = Operands::of_columns(differentiator, &columns, false);
+            let Some(operands) = &operands else { return false };
+            let weight = |param| differentiator.normalizer.weight(param);
+            let each = columns.operands().map(|at| (at.stat, weight(at.param)));
+            let slopes = Slopes::of_each(table, 0, columns.row(), each, terms);
+            let Some(mut slopes) = slopes else { return false };
+            slopes.tables().into_iter().for_each(|table| columns.repeat(table));
+            let head = if operands.plan().stream() { to_line(outputs.dx) } else { 0 };
+            for rows in columns.rows(head) {
+                let start = rows.base.data - part.base.data;
+                let outputs = &mut outputs.part(start..start + rows.len());
+                vectorized(Write { operands, part: &rows, slopes: &slopes, constant, outputs });
+            }
+            true
+        });
+    }
+    let Some(operands) = Operands::new(differentiator, part) else { return false };
+    let each = part.stats().map(|stat| (stat, operands.weight(stat)));
+    let slopes = Slopes::of_each(table, part.base.stat, part.stats().len(), each, terms);
+    let Some(slopes) = slopes else { return false };
     vectorized(Write { operands: &operands, part, slopes: &slopes, constant, outputs });
     true
 }
 
 /// What the loops read.
-struct Operands<'a, T> {
-    differentiator: &'a Differentiator<'a, T>,
+pub(super) struct Operands<'a, T> {
+    pub differentiator: &'a Differentiator<'a, T>,
     /// Of what the activation is applied to.
     lines: Lines,
     /// Of xhat.
-    plain: Lines,
+    pub plain: Lines,
 }
 
 impl<'a, T: Element> Operands<'a, T> {
-    fn new(differentiator: &'a Differentiator<'a, T>, part: &Walk) -> Option<Self> {
+    pub fn new(differentiator: &'a Differentiator<'a, T>, part: &Walk) -> Option<Self> {
         let normalizer = &differentiator.normalizer;
         let plan = &normalizer.fast;
         if !plan.is_possible() || !part.is_sliced() {
@@ -69,30 +71,50 @@ impl<'a, T: Element> Operands<'a, T> {
         Some(Operands { differentiator, lines, plain })
     }
 
-    fn plan(&self) -> &Plan {
+    /// With tables along the rows of some columns, of xhat where that is asked for.
+    pub fn of_columns(
+        differentiator: &'a Differentiator<'a, T>,
+        columns: &Columns,
+        wants_xhat: bool,
+    ) -> Option<Self> {
+        let Differentiator { normalizer, table, .. } = differentiator;
+        if !normalizer.fast.is_possible() {
+            return None;
+        }
+        let lines = |wanted, affine| match wanted {
+            true => Lines::of_columns(table, columns, affine),
+            false => Some(Lines::default()),
+        };
+        let plain = lines(wants_xhat, None)?;
+        let is_chained = normalizer.activation != Activation::None;
+        let lines = lines(is_chained, normalizer.affine.as_ref())?;
+        Some(Operands { differentiator, lines, plain })
+    }
+
+    pub fn plan(&self) -> &Plan {
         &self.differentiator.normalizer.fast
     }
 
     /// The weight of a statistic, as far as it does not vary within its groups.
-    fn weight(&self, stat: usize) -> f64 {
+    pub fn weight(&self, stat: usize) -> f64 {
         self.plan().affine_of(self.differentiator.normalizer.affine.as_ref(), stat)[0]
     }
 
     /// Whether a run can be taken at once, or else tile by tile.
-    fn longest(&self) -> usize {
+    pub fn longest(&self) -> usize {
         let simple = self.differentiator.normalizer.activation == Activation::None;
         if simple && T::DTYPE == crate::DType::F32 { usize::MAX } else { TILE }
     }
 
     /// x of a run.
     #[inline(always)]
-    fn x<'t>(&'t self, run: &Run, tile: &'t mut Tile) -> &'t [f32] {
+    pub fn x<'t>(&'t self, run: &Run, tile: &'t mut Tile) -> &'t [f32] {
         values(&self.differentiator.normalizer.x[run.at.data..], run.len, tile)
     }
 
     /// The gradient behind the epilogue.
     #[inline(always)]
-    fn g<'t, S: Simd>(
+    pub fn g<'t, S: Simd>(
         &'t self,
         simd: S,
         run: &Run,
@@ -153,135 +175,13 @@ fn chain<S: Simd>(simd: S, activation: Activation, g: &Tile, z: &mut Tile, len: 
     }
 }
 
-struct SumUp<'a, T> {
-    operands: &'a Operands<'a, T>,
-    block: &'a Walk,
-    weighted: bool,
-    sums: &'a mut [Sums],
-}
-
-impl<T: Element> Work for SumUp<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let SumUp { operands, block, weighted, sums } = self;
-        let weight = operands.plan().inside().filter(|_| weighted);
-        let columns = !block.axes[3].is_reduced();
-        let [mut x_tile, mut z_tile, mut g_tile, mut u_tile, mut xhat] = [EMPTY_TILE; 5];
-        let mut totals = Columns::new(if columns { sums.len() } else { 0 });
-        for whole in block.runs(usize::MAX) {
-            if columns {
-                totals.count(&whole, sums);
-            }
-            for start in (0..whole.len).step_by(operands.longest().min(TILE)) {
-                let run = whole.part(start, TILE.min(whole.len - start));
-                let mut u = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
-                let mut factor = 1.0;
-                match weight {
-                    Some([weight, _]) if run.step.param == 1 => {
-                        let sink = Sink { y: &mut u_tile, len: run.len, stream: false, ahead: 0 };
-                        sink.fill(simd, u, [&weight[run.at.param..]], &Product);
-                        u = &u_tile;
-                    }
-                    Some([weight, _]) => factor = f64::from(weight[run.at.param]),
-                    None if weighted => factor = operands.weight(run.at.stat),
-                    None => {}
-                }
-                let x = operands.x(&run, &mut x_tile);
-                let along = operands.plain.along(&run);
-                if columns {
-                    let key = run.at.key;
-                    let (a, b) = (&mut totals.u[key..], &mut totals.u_xhat[key..]);
-                    let sink = Sink { y: &mut xhat, len: run.len, stream: false, ahead: 0 };
-                    along.fill::<S, false>(simd, x, sink);
-                    add_columns(simd, Values::new(u, run.len), Values::new(&xhat, run.len), a, b);
-                    continue;
-                }
-                let Along::Same([mean, scale, shift]) = along else { unreachable!("rows") };
-                let terms = Products { mean, scale, shift };
-                let values = [Values::new(x, run.len), Values::new(u, run.len)];
-                let [sum, sum_xhat] = self::sums(simd, values, [mean, 0.0], &terms);
-                let sums = &mut sums[run.at.key];
-                sums.count += run.len as f64;
-                sums.u += factor * f64::from(sum);
-                sums.u_xhat += factor * f64::from(sum_xhat);
-            }
-            totals.end_run(sums);
-        }
-        totals.flush(sums);
-    }
-}
-
-/// Sums of neighbouring keys.
-struct Columns {
-    u: Vec<f32>,
-    u_xhat: Vec<f32>,
-    runs: usize,
-    /// Runs of all keys.
-    of_all: f64,
-}
-
-impl Columns {
-    fn new(keys: usize) -> Self {
-        let [u, u_xhat] = [0; 2].map(|_| vec![0.0; if keys == 0 { 0 } else { keys + LANES_MAX }]);
-        Columns { u, u_xhat, runs: 0, of_all: 0.0 }
-    }
-
-    /// Counts the elements of a run.
-    #[inline(always)]
-    fn count(&mut self, run: &Run, sums: &mut [Sums]) {
-        match run.len == sums.len() {
-            true => self.of_all += 1.0,
-            false => {
-                sums[run.at.key..][..run.len].iter_mut().for_each(|sums| sums.count += 1.0);
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn end_run(&mut self, sums: &mut [Sums]) {
-        self.runs += 1;
-        if self.runs == RUNS {
-            self.flush(sums);
-            self.runs = 0;
-        }
-    }
-
-    #[inline(always)]
-    fn flush(&mut self, sums: &mut [Sums]) {
-        for ((sums, u), u_xhat) in sums.iter_mut().zip(&mut self.u).zip(&mut self.u_xhat) {
-            sums.count += self.of_all;
-            sums.u += f64::from(std::mem::take(u));
-            sums.u_xhat += f64::from(std::mem::take(u_xhat));
-        }
-        self.of_all = 0.0;
-    }
-}
-
-struct Product;
+/// x times a table.
+pub(super) struct Product;
 
 impl Map<1> for Product {
     #[inline(always)]
     fn of<S: Simd>(&self, simd: S, x: S::f32s, [weight]: [S::f32s; 1]) -> S::f32s {
         simd.mul_f32s(x, weight)
-    }
-}
-
-/// u and u · xhat.
-pub(super) struct Products {
-    pub mean: f32,
-    pub scale: f32,
-    pub shift: f32,
-}
-
-impl Terms<2, 2> for Products {
-    #[inline(always)]
-    fn add<S: Simd>(&self, simd: S, [x, u]: [S::f32s; 2], [a, b]: [S::f32s; 2]) -> [S::f32s; 2] {
-        let distance = simd.sub_f32s(x, simd.splat_f32s(self.mean));
-        let (scale, shift) = (simd.splat_f32s(self.scale), simd.splat_f32s(self.shift));
-        let xhat = simd.mul_add_e_f32s(distance, scale, shift);
-        [simd.add_f32s(a, u), simd.mul_add_e_f32s(u, xhat, b)]
     }
 }
 
@@ -296,40 +196,48 @@ struct Slopes {
 }
 
 impl Slopes {
-    /// `None` if f32 does not hold them.
-    fn new(
-        part: &Walk,
+    /// Of `len` statistics and weights; `None` if f32 does not hold them.
+    fn of_each(
         table: &Table,
-        weight: impl Fn(usize) -> f64,
+        first: usize,
+        len: usize,
+        each: impl Iterator<Item = (usize, f64)>,
         terms: Option<&MeanTerms>,
     ) -> Option<Slopes> {
-        let stats = part.stats();
-        let [level, scale, mean, slope, shift] = [0; 5].map(|_| Vec::with_capacity(stats.len()));
-        let mut slopes = Slopes { first: stats.start, level, scale, mean, slope, shift };
-        for stat in stats {
+        let [level, scale, mean, slope, shift] = [0; 5].map(|_| Vec::with_capacity(len));
+        let mut slopes = Slopes { first, level, scale, mean, slope, shift };
+        for (stat, weight) in each {
             let [mean, rstd] = table.of(stat);
-            let weight = weight(stat);
             let [mean_u, mean_u_xhat] = terms.map_or([0.0; 2], |terms| terms.of(stat));
             // dx = (u − mean_u − xhat · mean_u_xhat) · rstd with u = weight · g. The level is taken off g
             // first: the difference may be small.
-            let level = if weight == 0.0 { 0.0 } else { (mean_u / weight) as f32 };
+            let level = if weight == 0.0 { 0.0 } else { mean_u / weight };
+            if level.is_finite() && !is_small(level) {
+                return None;
+            }
+            let level = level as f32;
             let scale = weight * rstd;
             let slope = -rstd * rstd * mean_u_xhat;
             let rest = (mean_u - f64::from(level) * weight) * rstd;
             let shift = -(mean - f64::from(mean as f32)) * slope - rest;
-            let all = [f64::from(level), scale, mean, slope, shift];
+            let level = f64::from(level);
+            let all = [level, scale, mean, slope, shift];
             // As in lines: what is no number stays in its group.
             let all = if all.iter().all(|v| v.is_finite()) { all } else { [f64::NAN; 5] };
-            let holds = is_safe(scale) && is_safe(slope) && shift.abs() < 1e30;
+            let holds = is_safe(scale) && is_safe(slope) && is_small(mean) && is_small(shift);
             if !(holds || all[0].is_nan()) {
                 return None;
             }
-            let Slopes { level, scale, mean, slope, shift, .. } = &mut slopes;
-            for (to, v) in [level, scale, mean, slope, shift].into_iter().zip(all) {
+            for (to, v) in slopes.tables().into_iter().zip(all) {
                 to.push(v as f32);
             }
         }
         Some(slopes)
+    }
+
+    fn tables(&mut self) -> [&mut Vec<f32>; 5] {
+        let Slopes { level, scale, mean, slope, shift, .. } = self;
+        [level, scale, mean, slope, shift]
     }
 }
 

@@ -13,9 +13,6 @@ pub(super) const LANES_MAX: usize = 16;
 pub(super) type Tile = [f32; TILE + LANES_MAX];
 pub(super) const EMPTY_TILE: Tile = [0.0; TILE + LANES_MAX];
 
-/// Runs that are added to f32 sums of their keys before those go on in f64.
-pub(super) const RUNS: usize = 32;
-
 /// Elements of rows that are worked on together: they stay in a core's first cache.
 pub(super) const BATCH: usize = 1 << 12;
 /// As [`Tile`].
@@ -74,13 +71,13 @@ impl<'a> Values<'a> {
     }
 
     #[inline(always)]
-    fn whole<S: Simd>(&self) -> &'a [S::f32s] {
+    pub fn whole<S: Simd>(&self) -> &'a [S::f32s] {
         bytemuck::cast_slice(&self.from[..self.len - self.len % S::F32_LANES])
     }
 
     /// What is left behind whole registers, and `fill`.
     #[inline(always)]
-    fn rest<S: Simd>(&self, simd: S, fill: f32) -> S::f32s {
+    pub fn rest<S: Simd>(&self, simd: S, fill: f32) -> S::f32s {
         self.rest_of(simd, self.len % S::F32_LANES, fill)
     }
 
@@ -161,80 +158,6 @@ pub(super) fn sums<S: Simd, const N: usize, const K: usize>(
     sums
 }
 
-/// Adds `terms` of values to `K` columns, which each hold a sum per value and go on for a register at
-/// least. Lanes behind the last value are filled as for [`sums`].
-#[inline(always)]
-pub(super) fn add_to_columns<S: Simd, const N: usize, const K: usize>(
-    simd: S,
-    values: [Values<'_>; N],
-    fill: [f32; N],
-    terms: &impl Terms<N, K>,
-    columns: [&mut [f32]; K],
-) {
-    let len = values[0].len;
-    let (whole, all) = (len / S::F32_LANES, len.div_ceil(S::F32_LANES));
-    let mut registers: [&[S::f32s]; N] = [&[]; N];
-    for n in 0..N {
-        registers[n] = &values[n].whole::<S>()[..whole];
-    }
-    let columns = columns
-        .map(|column| bytemuck::cast_slice_mut::<f32, S::f32s>(&mut column[..all * S::F32_LANES]));
-    let zero = simd.splat_f32s(0.0);
-    let (mut now, mut sums) = ([zero; N], [zero; K]);
-    for at in 0..whole {
-        for n in 0..N {
-            now[n] = registers[n][at];
-        }
-        for k in 0..K {
-            sums[k] = columns[k][at];
-        }
-        sums = terms.add(simd, now, sums);
-        for k in 0..K {
-            columns[k][at] = sums[k];
-        }
-    }
-    if whole < all {
-        for n in 0..N {
-            now[n] = values[n].rest(simd, fill[n]);
-        }
-        for k in 0..K {
-            sums[k] = columns[k][whole];
-        }
-        sums = terms.add(simd, now, sums);
-        for k in 0..K {
-            columns[k][whole] = sums[k];
-        }
-    }
-}
-
-/// Adds `u` to the first values of `a`, and `u · v` to those of `b`. Both go on for a register at least.
-#[inline(always)]
-pub(super) fn add_columns<S: Simd>(
-    simd: S,
-    u: Values<'_>,
-    v: Values<'_>,
-    a: &mut [f32],
-    b: &mut [f32],
-) {
-    let (us, whole) = (u.whole::<S>(), u.len - u.len % S::F32_LANES);
-    let vs = &v.whole::<S>()[..us.len()];
-    let (a, a_rest) = a.split_at_mut(whole);
-    let (b, b_rest) = b.split_at_mut(whole);
-    let a = &mut bytemuck::cast_slice_mut::<f32, S::f32s>(a)[..us.len()];
-    let b = &mut bytemuck::cast_slice_mut::<f32, S::f32s>(b)[..us.len()];
-    for c in 0..us.len() {
-        a[c] = simd.add_f32s(a[c], us[c]);
-        b[c] = simd.mul_add_e_f32s(us[c], vs[c], b[c]);
-    }
-    if whole < u.len {
-        let (u, v) = (u.rest(simd, 0.0), v.rest(simd, 0.0));
-        let a = &mut bytemuck::cast_slice_mut::<f32, S::f32s>(&mut a_rest[..S::F32_LANES])[0];
-        let b = &mut bytemuck::cast_slice_mut::<f32, S::f32s>(&mut b_rest[..S::F32_LANES])[0];
-        *a = simd.add_f32s(*a, u);
-        *b = simd.mul_add_e_f32s(u, v, *b);
-    }
-}
-
 /// What becomes of a value and of those of `K` tables.
 pub(super) trait Map<const K: usize> {
     /// How many of the tables, the first ones, are as long as x and as far from a cache.
@@ -266,6 +189,12 @@ pub(super) struct Sink<'y> {
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
+/// How many elements come before a cache line begins.
+#[inline(always)]
+pub(super) fn to_line<T>(y: &[T]) -> usize {
+    y.as_ptr().align_offset(LINE)
+}
+
 impl Sink<'_> {
     /// Fills it with what becomes of values of `x` and of `K` tables.
     #[inline(always)]
@@ -278,7 +207,7 @@ impl Sink<'_> {
     ) {
         let Sink { y, len, stream, ahead } = self;
         // Streams begin at a cache line.
-        let head = if stream { y.as_ptr().align_offset(LINE).min(len) } else { 0 };
+        let head = if stream { to_line(y).min(len) } else { 0 };
         let mut start = 0;
         while start < head {
             let some = S::F32_LANES.min(head - start);

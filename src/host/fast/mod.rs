@@ -2,6 +2,8 @@
 //! The rest is left, block by block or group by group, to the loops in f64 around this folder.
 
 mod apply;
+mod columns;
+mod grad_sums;
 mod grads;
 mod lanes;
 mod row_grads;
@@ -10,7 +12,8 @@ mod short;
 mod stats;
 
 pub(super) use apply::Plan;
-pub(super) use grads::{block_sums, write as write_gradients};
+pub(super) use grad_sums::block_sums;
+pub(super) use grads::write as write_gradients;
 pub(super) use row_grads::{Params, backward};
 pub(super) use rows::forward;
 pub(super) use stats::moments;

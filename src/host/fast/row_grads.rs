@@ -5,10 +5,12 @@
 use super::super::grads::{Differentiator, Outputs, Sums};
 use super::super::walk::{Indices, Walk};
 use super::apply::{is_safe, is_small};
-use super::grads::{Products, Slope};
+use super::columns;
+use super::grad_sums::Products;
+use super::grads::Slope;
 use super::lanes::{
-    BATCH, LANES_MAX, Map, RUNS, Sink, TILE, Terms, Values, Work, add_to_columns, as_f32_mut,
-    empty_batch, finish_stream, prefetch_all, put, sums, target, vectorized, widened,
+    BATCH, Map, Sink, TILE, Terms, Values, Work, as_f32_mut, empty_batch, finish_stream,
+    prefetch_all, put, sums, target, vectorized, widened,
 };
 use super::rows::{GROUPS, Groups};
 use crate::{Activation, DType, Element};
@@ -179,39 +181,34 @@ fn add_to(totals: &mut [f64; 2], sums: [f32; 2]) {
     }
 }
 
-/// Sums of g and g·xhat of parameters that vary within groups, none if they are not wanted. Of how many
-/// elements they are, nobody asks.
+/// Σg and Σg·xhat of parameters that vary within groups.
 pub(in super::super) struct Params {
-    sums: Vec<Sums>,
-    /// Those of neighbouring parameters that are not yet in `sums`.
-    columns: [Vec<f32>; 2],
-    /// How many runs those are of.
-    runs: usize,
+    wanted: bool,
+    sums: columns::Sums<2>,
     /// Whether a group's are not all in them.
     lost: bool,
 }
 
 impl Params {
-    /// As many zeros.
+    /// Of so many, 0 if they are not wanted.
     pub fn new(params: usize) -> Params {
-        let columns = [0; 2].map(|_| vec![0.0; if params == 0 { 0 } else { params + LANES_MAX }]);
-        Params { sums: vec![Sums::default(); params], columns, runs: 0, lost: false }
+        Params { wanted: params > 0, sums: columns::Sums::new(params), lost: false }
     }
 
-    /// `None` if f32 did not hold all of them.
-    pub fn finish(mut self) -> Option<Vec<Sums>> {
-        self.flush();
-        let lost = self.lost || self.sums.iter().any(Sums::is_not_finite);
-        (self.sums.is_empty() || !lost).then_some(self.sums)
+    /// `None` if f32 did not hold all of them. Of how many elements they are, nobody asks.
+    pub fn finish(self) -> Option<Vec<Sums>> {
+        let [g, g_xhat] = self.sums.finish();
+        let sums = g.into_iter().zip(g_xhat);
+        let sums: Vec<_> = sums.map(|(u, u_xhat)| Sums { count: 0.0, u, u_xhat }).collect();
+        let lost = self.lost || sums.iter().any(Sums::is_not_finite);
+        (!(self.wanted && lost)).then_some(sums)
     }
 
     /// Those of one parameter.
     #[inline(always)]
-    fn add(&mut self, param: usize, [u, u_xhat]: [f64; 2]) {
-        // None are wanted, or all.
-        if let Some(sums) = self.sums.get_mut(param) {
-            sums.u += u;
-            sums.u_xhat += u_xhat;
+    fn add(&mut self, param: usize, sums: [f64; 2]) {
+        if self.wanted {
+            self.sums.add_to(param, sums);
         }
     }
 
@@ -228,30 +225,17 @@ impl Params {
     ) -> [f64; 2] {
         let mut totals = [0.0; 2];
         for start in (0..len).step_by(TILE) {
-            let all = all.map(|values| Values::new(&values[start..], TILE.min(len - start)));
+            let (all, some) = (all.map(|values| &values[start..]), TILE.min(len - start));
+            let values = all.map(|values| Values::new(values, some));
             let fill = [terms.mean, 0.0, 0.0];
-            let weighted = sums(simd, all, fill, &WeightedProducts(terms));
-            add_to(&mut totals, weighted);
-            if !self.sums.is_empty() {
-                let columns = self.columns.each_mut().map(|column| &mut column[param + start..]);
-                add_to_columns(simd, [all[0], all[1]], [terms.mean, 0.0], terms, columns);
+            add_to(&mut totals, sums(simd, values, fill, &WeightedProducts(terms)));
+            if self.wanted {
+                // While they are in a core's first cache.
+                self.sums.add_piece(simd, param + start, [all[0], all[1]], some, terms);
             }
         }
-        self.runs += 1;
-        if self.runs == RUNS {
-            self.flush();
-        }
+        self.sums.end_row();
         totals
-    }
-
-    #[inline(always)]
-    fn flush(&mut self) {
-        self.runs = 0;
-        let [g, g_xhat] = &mut self.columns;
-        for ((sums, g), g_xhat) in self.sums.iter_mut().zip(g).zip(g_xhat) {
-            sums.u += f64::from(std::mem::take(g));
-            sums.u_xhat += f64::from(std::mem::take(g_xhat));
-        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Mean and variance of blocks, in one read where a good guess of the mean is at hand.
 
+use super::super::columns::Columns;
 use super::super::reduce::Merge;
 use super::super::stats::Moments;
 use super::super::walk::Walk;
+use super::columns::{self, Rows};
 use super::lanes::{
-    EMPTY_TILE, RUNS, TILE, Terms, Tile, Values, Work, as_f32, sums, vectorized, widen,
+    EMPTY_TILE, TILE, Terms, Tile, Values, Work, as_f32, empty_batch, sums, vectorized, widen,
 };
 use crate::Element;
 use pulp::Simd;
@@ -17,6 +19,8 @@ pub(super) const SHORT: usize = 256;
 const SPAN: usize = TILE;
 /// Elements that are looked at for a guess.
 const SAMPLES: usize = 16;
+/// The same of a column, whose elements are far from each other.
+const COLUMN_SAMPLES: usize = 8;
 /// How much larger the squares of distances from the guess may be than those from the mean: m2 loses
 /// two bits at most.
 pub(super) const GOOD: f64 = 4.0;
@@ -56,8 +60,18 @@ impl<T: Element> Work for Stats<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Stats { block, x, centered, moments, lost } = self;
+        if let Some(all) = block.columns() {
+            for columns in all {
+                of_columns(simd, &columns, x, centered, moments, lost);
+            }
+            return;
+        }
         if !block.axes[3].is_reduced() {
-            return columns(block, x, centered, moments, lost);
+            // Elements of one pixel.
+            for columns in block.cuts(3, TILE).flat_map(|part| part.pixels()) {
+                of_columns(simd, &columns, x, centered, moments, lost);
+            }
+            return;
         }
         let mut tile = EMPTY_TILE;
         let len = block.axes[3].extent;
@@ -259,107 +273,132 @@ fn about(count: f64, guess: f32, sum: f64, squares: f64) -> Moments {
     Moments { count, mean: f64::from(guess) + offset, m2: squares - sum * offset }
 }
 
-/// Runs along which keys lie side by side. What is found for one key does not depend on the others.
+/// The moments of keys that are columns. What is found for one key does not depend on the others.
 #[inline(always)]
-fn columns<T: Element>(
-    block: &Walk,
+fn of_columns<T: Element, S: Simd>(
+    simd: S,
+    columns: &Columns,
     x: &[T],
     centered: bool,
     moments: &mut [Moments],
     lost: &mut Vec<usize>,
 ) {
-    let keys = moments.len();
-    let count = (block.len() / keys) as f64;
+    let first = columns.each.base.key;
+    // Of each column.
+    let key: Vec<usize> = columns.operands().map(|at| at.key - first).collect();
+    let keys = columns.each.keys();
+    let each = key.len() / keys;
     let mut guess = vec![0.0; keys];
     if centered {
-        guess_columns(block, x, &mut guess);
+        let values = &x[columns.each.base.data..];
+        key.iter().zip(values).rev().for_each(|(&key, x)| guess[key] = x.to_f32());
+        let samples = &columns.samples(COLUMN_SAMPLES);
+        let [offsets] = key_sums(simd, samples, &key, x, &guess, &Offset);
+        let count = (each * samples.count()) as f64;
+        guess.iter_mut().zip(offsets).for_each(|(guess, sum)| *guess += (sum / count) as f32);
     }
+    let count = (each * columns.count()) as f64;
+    let mut found = vec![Moments::default(); keys];
     let mut open: Vec<usize> = (0..keys).collect();
     for _ in 0..GUESSES {
-        let totals = column_sums(block, x, &guess, |d| [d, d * d]);
+        let [sums, squares] = key_sums(simd, columns, &key, x, &guess, &OffsetAndSquare);
         let mut tiny = Vec::new();
         open.retain(|&key| {
-            let [sum, squares] = totals[key];
+            let (sum, squares) = (sums[key], squares[key]);
             if squares.is_nan() || squares == f64::INFINITY {
-                lost.push(key);
+                lost.push(first + key);
                 return false;
             }
             if squares < count * TINY {
                 tiny.push(key);
-                moments[key] = Moments { count, mean: f64::from(guess[key]), m2: 0.0 };
+                found[key] = Moments { count, mean: f64::from(guess[key]), m2: 0.0 };
                 return false;
             }
-            moments[key] = match centered {
+            found[key] = match centered {
                 true => about(count, guess[key], sum, squares),
                 false => Moments { count, mean: 0.0, m2: squares },
             };
-            let good = !centered || squares <= GOOD * moments[key].m2;
+            let good = !centered || squares <= GOOD * found[key].m2;
             if !good {
-                guess[key] = moments[key].mean as f32;
+                guess[key] = found[key].mean as f32;
             }
             !good
         });
         if !tiny.is_empty() {
             // Constant, or too small for f32?
-            let distances = column_sums(block, x, &guess, |d| [d.abs(), 0.0]);
-            lost.extend(tiny.into_iter().filter(|&key| distances[key][0] != 0.0));
+            let [distances] = key_sums(simd, columns, &key, x, &guess, &Distance);
+            let lost_keys = tiny.into_iter().filter(|&key| distances[key] != 0.0);
+            lost.extend(lost_keys.map(|key| first + key));
         }
         if open.is_empty() {
-            return;
+            break;
         }
     }
-    lost.append(&mut open);
-}
-
-/// Means of some runs of each key; exactly the value where all are the same.
-#[inline(always)]
-fn guess_columns<T: Element>(block: &Walk, x: &[T], guess: &mut [f32]) {
-    let [mut sum, mut seen] = [0; 2].map(|_| vec![0.0f32; guess.len()]);
-    let runs = block.len() / block.axes[3].extent;
-    for run in block.runs(usize::MAX).step_by((runs / SAMPLES).max(1)) {
-        let keys = run.at.key..run.at.key + run.len;
-        let x = run.slice(x);
-        if seen[run.at.key] == 0.0 {
-            guess[keys.clone()].iter_mut().zip(x).for_each(|(first, x)| *first = x.to_f32());
-        }
-        for ((sum, first), x) in sum[keys.clone()].iter_mut().zip(&guess[keys.clone()]).zip(x) {
-            *sum += x.to_f32() - first;
-        }
-        seen[keys].iter_mut().for_each(|seen| *seen += 1.0);
-    }
-    for ((guess, sum), seen) in guess.iter_mut().zip(sum).zip(seen) {
-        *guess += sum / seen.max(1.0);
+    lost.extend(open.into_iter().map(|key| first + key));
+    for (all, found) in moments[first..].iter_mut().zip(found) {
+        *all = std::mem::take(all).merge(found);
     }
 }
 
-/// Sums over every key of what `f` makes of the distances from its guess.
+/// Sums over every key of what the terms make of x and the key's guess.
 #[inline(always)]
-fn column_sums<T: Element>(
-    block: &Walk,
+fn key_sums<T: Element, S: Simd, const K: usize>(
+    simd: S,
+    columns: &Columns,
+    key: &[usize],
     x: &[T],
     guess: &[f32],
-    f: impl Fn(f32) -> [f32; 2],
-) -> Vec<[f64; 2]> {
-    let [mut a, mut b] = [0; 2].map(|_| vec![0.0f32; guess.len()]);
-    let mut totals = vec![[0.0; 2]; guess.len()];
-    let mut flush = |a: &mut [f32], b: &mut [f32]| {
-        for ((total, a), b) in totals.iter_mut().zip(a).zip(b) {
-            total[0] += f64::from(std::mem::take(a));
-            total[1] += f64::from(std::mem::take(b));
-        }
-    };
-    for (i, run) in block.runs(usize::MAX).enumerate() {
-        let keys = run.at.key..run.at.key + run.len;
-        let sums = a[keys.clone()].iter_mut().zip(&mut b[keys.clone()]);
-        for (((a, b), &guess), x) in sums.zip(&guess[keys]).zip(run.slice(x)) {
-            let [da, db] = f(x.to_f32() - guess);
-            *a += da;
-            *b += db;
-        }
-        if i % RUNS == RUNS - 1 {
-            flush(&mut a, &mut b);
-        }
+    terms: &impl Terms<2, K>,
+) -> [Vec<f64>; K] {
+    let mut guesses: Vec<f32> = key.iter().map(|&key| guess[key]).collect();
+    columns.repeat(&mut guesses);
+    let mut sums = columns::Sums::new(columns.row());
+    let mut tile = empty_batch();
+    for batch in columns.rows(0).flat_map(columns::batches::<T>) {
+        let values = [Rows::of(x, &batch, &mut tile), Rows::table(&guesses)];
+        sums.add(simd, values, &batch, terms);
     }
-    flush(&mut a, &mut b);
-    totals
+    sums.finish().map(|sums| {
+        let sums = columns.fold(sums);
+        if guess.len() == key.len() {
+            return sums;
+        }
+        let mut of_keys = vec![0.0; guess.len()];
+        key.iter().zip(sums).for_each(|(&key, sum)| of_keys[key] += sum);
+        of_keys
+    })
+}
+
+/// From the guess.
+struct Offset;
+
+impl Terms<2, 1> for Offset {
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, [v, guess]: [S::f32s; 2], [sum]: [S::f32s; 1]) -> [S::f32s; 1] {
+        [simd.add_f32s(sum, simd.sub_f32s(v, guess))]
+    }
+}
+
+struct Distance;
+
+impl Terms<2, 1> for Distance {
+    #[inline(always)]
+    fn add<S: Simd>(&self, simd: S, [v, guess]: [S::f32s; 2], [sum]: [S::f32s; 1]) -> [S::f32s; 1] {
+        [simd.add_f32s(sum, simd.abs_f32s(simd.sub_f32s(v, guess)))]
+    }
+}
+
+struct OffsetAndSquare;
+
+impl Terms<2, 2> for OffsetAndSquare {
+    #[inline(always)]
+    fn add<S: Simd>(
+        &self,
+        simd: S,
+        [v, guess]: [S::f32s; 2],
+        [sum, squares]: [S::f32s; 2],
+    ) -> [S::f32s; 2] {
+        let offset = simd.sub_f32s(v, guess);
+        [simd.add_f32s(sum, offset), simd.mul_add_e_f32s(offset, offset, squares)]
+    }
 }
