@@ -231,25 +231,20 @@ impl Sink<'_> {
             columns[k] = &rows[k].whole::<S>()[..xs.len()];
         }
         let mut at = [simd.splat_f32s(0.0); K];
-        if stream {
-            for c in 0..xs.len() {
-                if ahead > 0 {
-                    prefetch((&raw const xs[c]).cast::<f32>().wrapping_add(ahead));
-                    for column in &columns[..M::AS_X] {
-                        prefetch((&raw const column[c]).cast::<f32>().wrapping_add(ahead));
-                    }
+        for c in 0..xs.len() {
+            if ahead > 0 {
+                prefetch((&raw const xs[c]).cast::<f32>().wrapping_add(ahead));
+                for column in &columns[..M::AS_X] {
+                    prefetch((&raw const column[c]).cast::<f32>().wrapping_add(ahead));
                 }
-                for k in 0..K {
-                    at[k] = columns[k][c];
-                }
-                store_past_caches(&mut ys[c], map.of(simd, xs[c], at));
             }
-        } else {
-            for c in 0..xs.len() {
-                for k in 0..K {
-                    at[k] = columns[k][c];
-                }
-                ys[c] = map.of(simd, xs[c], at);
+            for k in 0..K {
+                at[k] = columns[k][c];
+            }
+            let z = map.of(simd, xs[c], at);
+            match stream {
+                true => store_past_caches(&mut ys[c], z),
+                false => ys[c] = z,
             }
         }
         let left = len % S::F32_LANES;

@@ -4,7 +4,7 @@
 
 use super::super::grads::{Differentiator, Outputs, Sums};
 use super::super::walk::{Indices, Walk};
-use super::apply::{is_safe, is_small};
+use super::apply::{STREAM_RUN, is_safe, is_small};
 use super::columns;
 use super::grad_sums::Products;
 use super::grads::Slope;
@@ -117,7 +117,7 @@ impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_
                 for run in groups.runs(at, i) {
                     let from = run.at.data - at.data;
                     let (x, g, y) = (&values[from..], &g[from..], &mut to[from..]);
-                    let stream = long && normalizer.fast.streams(run.len);
+                    let stream = long && normalizer.fast.streams_gradient(run.len, STREAM_RUN);
                     let sink = Sink { y, len: run.len, stream, ahead: if long { len } else { 0 } };
                     match weight {
                         None => sink.fill(simd, x, [g], &slope),
@@ -145,9 +145,7 @@ impl<T: Element, F: Fn(&Walk, &mut Outputs<'_, T>) -> Sums> Work for Backward<'_
                 });
             }
         }
-        if stream {
-            finish_stream();
-        }
+        finish_stream();
     }
 }
 
