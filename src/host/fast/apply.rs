@@ -16,7 +16,8 @@ use std::ops::Range;
 /// Bytes of y from which on it is written past the caches: with x it no longer fits the last one. Smaller
 /// ones are faster by ordinary stores, LayerNorm of 4096×768 by half.
 const STREAM: usize = 16 << 20;
-/// The same of dx: with dy there are more reads to go past the stores.
+/// The same of dx, whose groups are written right after they were read: InstanceNorm of 8 MB is faster by
+/// an eighth so.
 const STREAM_GRADIENT: usize = 4 << 20;
 /// Shortest run that is worth streaming: it begins and ends in the middle of cache lines.
 pub(super) const STREAM_RUN: usize = 1 << 9;
