@@ -148,8 +148,9 @@ impl Columns {
         row
     }
 
-    /// All elements as rows, the last of which may be shorter, and so may be the first: with `head`
-    /// elements, if those are less than [`WHOLE`]. Their statistics and keys are numbered by column.
+    /// All elements as rows, the last of which may be shorter, and so may be the first: of `head`
+    /// elements, if there are more than those, and those are less than [`WHOLE`]. Their statistics and
+    /// keys are numbered by column.
     pub fn rows(&self, head: usize) -> impl Iterator<Item = Walk> {
         let (width, row) = (self.width(), self.row());
         let Axis { extent, stride } = self.pixels;
@@ -164,7 +165,7 @@ impl Columns {
         };
         let all = if contiguous {
             let all = extent * width;
-            let head = if head < all { head % row } else { 0 };
+            let head = if head < all.min(WHOLE) { head % row } else { 0 };
             let (count, left) = ((all - head) / row, (all - head) % row);
             [rows(0, 1, head, 0), rows(head, count, row, row), rows(all - left, 1, left, 0)]
         } else {
@@ -175,5 +176,36 @@ impl Columns {
 
     fn is_contiguous(&self) -> bool {
         self.pixels.stride.data == self.width()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_every_element_once_and_tables_reach_their_ends() {
+        for (width, count) in [(1, 700), (3, 1000), (25, 100), (64, 40), (513, 3), (700, 2)] {
+            let of = |data, each| Indices { data, stat: each, key: each, ..Indices::default() };
+            let axis = |extent, data, each| Axis { extent, stride: of(data, each) };
+            let each = [Axis::NONE, Axis::NONE, Axis::NONE, axis(width, 1, 1)];
+            let base = of(1000, 7);
+            let pixels = axis(count, width, 0);
+            let columns = Columns { each: Walk { axes: each, base }, pixels };
+            let mut table: Vec<usize> = (0..width).collect();
+            columns.repeat(&mut table);
+            for head in 0..2 * WHOLE {
+                let mut seen = 0;
+                for run in
+                    columns.rows(head).flat_map(|rows| rows.runs(usize::MAX).collect::<Vec<_>>())
+                {
+                    assert_eq!(run.at.data, base.data + seen, "{width}×{count}, {head}");
+                    let of_run = &table[run.at.stat..][..run.len];
+                    assert!((seen..).zip(of_run).all(|(at, &column)| at % width == column));
+                    seen += run.len;
+                }
+                assert_eq!(seen, width * count);
+            }
+        }
     }
 }

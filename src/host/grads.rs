@@ -213,7 +213,7 @@ impl<T: Element> Differentiator<'_, T> {
             let mut parts: Vec<_> = parts.into_iter().zip(pieces).collect();
             // Strips of parts, so that sums of parameters are few.
             let strip = if has_inner { parts.len().div_ceil(STRIPS) } else { 1 };
-            let strips = parts.chunks_mut(strip.max(1)).collect();
+            let strips = parts.chunks_mut(strip).collect();
             let keys = if has_inner { walk.by_param().keys() } else { 0 };
             let results =
                 parallel::map(strips, walk.len(), |strip| self.strip(problem, strip, keys));

@@ -1,12 +1,12 @@
 //! One number per key from all elements with that key: of groups, or of parameters.
 
-use super::parallel::{self, BLOCK};
+use super::parallel;
 use super::walk::Walk;
 
 /// Elements side by side that a block takes before it takes rows: 1 KiB of f32, so that memory is
 /// read in lines and pages whatever the axes.
 const PIECE: usize = 1 << 8;
-/// The same of columns.
+/// The same of columns, of which each has costs of its own.
 const COLUMNS_PIECE: usize = 1 << 10;
 
 /// What parts of a reduction give. The default is that of no elements.
@@ -55,8 +55,8 @@ fn boxes(walk: &Walk) -> Vec<Walk> {
 /// How far a box reaches along each axis: first so far that it reads pieces of memory, then over as
 /// many elements of its keys, then over as many keys as fit.
 fn shape(walk: &Walk) -> [usize; 4] {
-    let block = walk.block();
-    let piece = if block > BLOCK { COLUMNS_PIECE } else { PIECE };
+    let (block, are_columns) = (walk.block(), walk.columns().is_some());
+    let piece = if are_columns { COLUMNS_PIECE } else { PIECE };
     let mut shape = [1; 4];
     let grow = |shape: &mut [usize; 4], d: usize, limit: usize| {
         let others = shape.iter().product::<usize>() / shape[d];
@@ -70,8 +70,8 @@ fn shape(walk: &Walk) -> [usize; 4] {
     }
     for reduced in [true, false] {
         for d in (0..4).rev().filter(|&d| walk.axes[d].is_reduced() == reduced) {
-            // Columns are not made wider.
-            if reduced || piece == PIECE || shape[d] == 1 {
+            // A piece of columns is not made longer.
+            if reduced || !are_columns || shape[d] == 1 {
                 grow(&mut shape, d, block);
             }
         }

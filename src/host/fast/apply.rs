@@ -110,7 +110,9 @@ impl Plan {
             return columns.all(|columns| {
                 let lines = Lines::of_columns(table, &columns, affine);
                 let Some(lines) = &lines else { return false };
-                for rows in columns.rows(if self.streams(columns.row()) { to_line(y) } else { 0 }) {
+                let start = columns.each.base.data - part.base.data;
+                let streams = self.streams(columns.row());
+                for rows in columns.rows(if streams { to_line(&y[start..]) } else { 0 }) {
                     let y = &mut y[rows.base.data - part.base.data..][..rows.len()];
                     let ahead = if ahead == 0 { AHEAD } else { ahead };
                     vectorized(Write { normalizer, part: &rows, lines, ahead, y });

@@ -7,6 +7,7 @@ use pulp::Simd;
 
 /// Rows that are added to f32 sums before those go on in f64.
 const RUNS: usize = 32;
+
 /// Some rows of the same length.
 pub(super) struct Batch {
     at: usize,
@@ -15,14 +16,19 @@ pub(super) struct Batch {
     count: usize,
 }
 
-/// Rows, as many at a time as a tile holds where they are to be converted.
+/// Whether rows of this length fit a tile, or need not.
+pub(super) fn fit<T: Element>(len: usize) -> bool {
+    T::DTYPE == DType::F32 || len <= BATCH
+}
+
+/// Rows that [`fit`], as many at a time as a tile holds where they are to be converted.
 #[inline(always)]
 pub(super) fn batches<T: Element>(rows: Walk) -> impl Iterator<Item = Batch> {
     let [.., down, row] = rows.axes;
     let (len, all, stride) = (row.extent, down.extent, down.stride.data);
-    let most = if T::DTYPE == DType::F32 { all } else { (BATCH / len).max(1) };
+    let most = if T::DTYPE == DType::F32 { all } else { BATCH / len };
     let first = rows.base.data;
-    (0..all).step_by(most.max(1)).map(move |row| Batch {
+    (0..all).step_by(most).map(move |row| Batch {
         at: first + row * stride,
         stride,
         len,

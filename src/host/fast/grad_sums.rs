@@ -61,7 +61,7 @@ impl<T: Element> Work for SumUp<'_, T> {
             } else if neighbours {
                 sums[whole.at.key..][..whole.len].iter_mut().for_each(|sums| sums.count += 1.0);
             }
-            for start in (0..whole.len).step_by(operands.longest().min(TILE)) {
+            for start in (0..whole.len).step_by(TILE) {
                 let run = whole.part(start, TILE.min(whole.len - start));
                 let mut u = operands.g(simd, &run, [&mut x_tile, &mut z_tile], &mut g_tile);
                 let mut factor = 1.0;
@@ -119,7 +119,7 @@ impl<T: Element> Work for SumColumns<'_, T> {
         let Differentiator { normalizer, dy, .. } = operands.differentiator;
         let tables = operands.plain.tables();
         let mut totals = columns::Sums::new(columns.row());
-        if normalizer.activation == Activation::None {
+        if normalizer.activation == Activation::None && columns::fit::<T>(columns.row()) {
             let (mut x_tile, mut g_tile) = (empty_batch(), empty_batch());
             for batch in columns.rows(0).flat_map(columns::batches::<T>) {
                 let [mean, scale, shift] = tables.map(Rows::table);

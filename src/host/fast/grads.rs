@@ -35,8 +35,9 @@ pub(in super::super) fn write<T: Element>(
             let slopes = Slopes::of_each(table, 0, columns.row(), each, terms);
             let Some(mut slopes) = slopes else { return false };
             slopes.tables().into_iter().for_each(|table| columns.repeat(table));
-            let head = if operands.plan().streams(columns.row()) { to_line(outputs.dx) } else { 0 };
-            for rows in columns.rows(head) {
+            let start = columns.each.base.data - part.base.data;
+            let streams = operands.plan().streams(columns.row());
+            for rows in columns.rows(if streams { to_line(&outputs.dx[start..]) } else { 0 }) {
                 let start = rows.base.data - part.base.data;
                 let outputs = &mut outputs.part(start..start + rows.len());
                 vectorized(Write { operands, part: &rows, slopes: &slopes, constant, outputs });

@@ -24,7 +24,7 @@ const COLUMN_SAMPLES: usize = 8;
 /// How much larger the squares of distances from the guess may be than those from the mean: m2 loses
 /// two bits at most.
 pub(super) const GOOD: f64 = 4.0;
-/// Guesses until the block is left to f64. The second is the mean as the first one saw it.
+/// Guesses until a key is left to f64. The second is the mean as the first one saw it.
 const GUESSES: usize = 3;
 /// A mean square below which f32 squares may have underflowed.
 pub(super) const TINY: f64 = 1e-30;
