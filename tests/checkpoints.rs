@@ -6,7 +6,7 @@
 mod common;
 
 use common::data::{self, read};
-use common::suite::Layer;
+use common::layer::Layer;
 use common::{device, random};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};

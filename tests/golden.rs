@@ -96,7 +96,7 @@ fn trial(
         let start = Instant::now();
         // Counted as failed unless it comes back: a panic does not.
         on.failed.fetch_add(1, Relaxed);
-        let result = runner(&run);
+        let result = pollster::block_on(runner(&run));
         on.micros.fetch_add(start.elapsed().as_micros() as u64, Relaxed);
         let share = result?;
         on.failed.fetch_sub(1, Relaxed);

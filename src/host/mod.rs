@@ -16,6 +16,7 @@ mod running;
 mod stats;
 mod style;
 mod walk;
+mod widths;
 
 pub(crate) use memory::{Block, Free, HostPool};
 pub(crate) use running::HostRunning;
@@ -31,6 +32,7 @@ use reduce::Merge;
 use stats::Moments;
 use std::sync::{Arc, Mutex};
 use walk::{Spread, Walk, group_strides};
+use widths::{Widened, each_width};
 
 /// The operands of one call, as long as the view says.
 #[derive(Clone, Copy)]
@@ -63,8 +65,11 @@ pub(crate) struct Gradients {
 
 /// `count, mean, 0, m2` of every group of x.
 pub(crate) fn statistics(problem: &Problem, operands: &Operands<'_>) -> Vec<f64> {
+    if let Some(wide) = Widened::of(operands) {
+        return statistics(problem, &wide.operands());
+    }
     let (problem, operands) = &counting(problem, operands);
-    let moments = each_type!(operands.x, x => batch_moments(problem, operands, x.as_slice()));
+    let moments = each_width!(operands.x, x => batch_moments(problem, operands, x.as_slice()));
     flat(moments.into_iter().map(Moments::write))
 }
 
@@ -98,8 +103,12 @@ fn forward_and(
     into: Option<HostData<'static>>,
     keep: bool,
 ) -> (HostData<'static>, Vec<Moments>) {
+    if let Some(wide) = Widened::of(operands) {
+        let (y, moments) = forward_and(pool, problem, &wide.operands(), None, keep);
+        return (wide.narrow(y), moments);
+    }
     let (problem, operands) = &counting(problem, operands);
-    let (y, moments) = each_type!(operands.x, x => {
+    let (y, moments) = each_width!(operands.x, x => {
         let x = x.as_slice();
         let mut y = output(pool, x, into);
         let moments = forward_of(problem, operands, x, &mut y, keep);
@@ -229,12 +238,15 @@ pub(crate) fn group_sums(
     operands: &Operands<'_>,
     dy: &HostData<'_>,
 ) -> Vec<f64> {
+    if let Some(wide) = Widened::of(operands) {
+        return group_sums(problem, &wide.operands(), &widths::widen(dy));
+    }
     let (problem, operands) = &counting(problem, operands);
     if problem.view.elements() == 0 {
         return vec![0.0; problem.view.groups() as usize * 4];
     }
     let walk = Walk::new(problem, group_strides(&problem.view));
-    let sums = each_type!(operands.x, x => {
+    let sums = each_width!(operands.x, x => {
         differentiator(problem, operands, x.as_slice(), dy).sums(&walk, true)
     });
     flat(sums.into_iter().map(|sums| [sums.count, sums.u, sums.u_xhat, 0.0]))
@@ -274,8 +286,14 @@ pub(crate) fn backward(
     dy: &HostData<'_>,
     request: Request<'_>,
 ) -> Gradients {
+    if let Some(wide) = Widened::of(operands) {
+        let request = Request { into: [None, None], ..request };
+        let grads = backward(pool, problem, &wide.operands(), &widths::widen(dy), request);
+        let daddend = grads.daddend.map(|daddend| wide.narrow(daddend));
+        return Gradients { dx: wide.narrow(grads.dx), daddend, ..grads };
+    }
     let (problem, operands) = &counting(problem, operands);
-    each_type!(operands.x, x => backward_of(pool, problem, operands, x.as_slice(), dy, request))
+    each_width!(operands.x, x => backward_of(pool, problem, operands, x.as_slice(), dy, request))
 }
 
 fn backward_of<T: Element>(

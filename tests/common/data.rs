@@ -133,6 +133,15 @@ pub fn place(
 }
 
 /// The values, widened.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn read(tensor: &Tensor<'_>) -> Result<Vec<f64>, Error> {
     tensor.to_vec_of_blocking::<f64>()
+}
+
+/// [`read`], but in a browser by awaiting.
+pub async fn fetch(tensor: &Tensor<'_>) -> Result<Vec<f64>, Error> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return read(tensor);
+    #[cfg(target_arch = "wasm32")]
+    tensor.to_vec_of::<f64>().await
 }

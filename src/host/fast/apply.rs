@@ -5,8 +5,8 @@ use super::super::apply::{Normalizer, Table};
 use super::super::columns::Columns;
 use super::super::walk::{Run, Walk};
 use super::lanes::{
-    BATCH, Itself, Map, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut, empty_batch,
-    finish_stream, narrow, registers, to_line, vectorized, widen, widened,
+    BATCH, Itself, Map, PAST_CACHES, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut,
+    empty_batch, finish_stream, narrow, registers, to_line, vectorized, widen, widened,
 };
 use crate::problem::Problem;
 use crate::{Activation, DType, Element, View};
@@ -29,7 +29,7 @@ pub(super) const SAFE: Range<f64> = 1e-30..1e30;
 
 /// How lanes go about a problem.
 pub(in super::super) struct Plan {
-    /// Whether they can.
+    /// Whether they can, with elements that f32 holds.
     possible: bool,
     /// `weight` and `bias` where they vary within groups.
     inside: Option<[Vec<f32>; 2]>,
@@ -39,7 +39,7 @@ pub(in super::super) struct Plan {
 }
 
 impl Plan {
-    pub fn new<T: Element>(
+    pub fn new<T>(
         problem: &Problem,
         masked: bool,
         affine: Option<&[Vec<f64>; 2]>,
@@ -53,15 +53,18 @@ impl Plan {
         let per_sample = affine.is_some() && stat[0] == 0 && param[0] != 0 && extent[0] > 1;
         let narrow = |values: &Vec<f64>| values.iter().map(|&v| v as f32).collect();
         Plan {
-            possible: T::IS_NARROW && !masked && walk.is_sliced() && !by_both && !per_sample,
+            possible: !masked && walk.is_sliced() && !by_both && !per_sample,
             inside: inside.map(|affine| affine.each_ref().map(narrow)),
             bytes: size_of_val(x),
             view: problem.view,
         }
     }
 
-    pub fn is_possible(&self) -> bool {
-        self.possible
+    /// Whether lanes can. Known to the compiler where f32 does not hold the elements: all that would follow is
+    /// not compiled for them.
+    #[inline(always)]
+    pub fn is_possible<T: Element>(&self) -> bool {
+        T::IS_NARROW && self.possible
     }
 
     pub(super) fn inside(&self) -> Option<[&[f32]; 2]> {
@@ -69,13 +72,14 @@ impl Plan {
     }
 
     /// Whether a run of this length is written past the caches.
+    #[inline(always)]
     pub(super) fn streams(&self, len: usize) -> bool {
-        self.bytes >= STREAM && len >= STREAM_RUN
+        PAST_CACHES && self.bytes >= STREAM && len >= STREAM_RUN
     }
 
     /// The same of a gradient, whose runs are worth it from `least` elements on.
     pub(super) fn streams_gradient(&self, len: usize, least: usize) -> bool {
-        self.streams(len) || (self.bytes >= STREAM_GRADIENT && len >= least)
+        self.streams(len) || (PAST_CACHES && self.bytes >= STREAM_GRADIENT && len >= least)
     }
 
     /// `[weight, bias]` of a statistic, as far as they do not vary within its groups.
@@ -102,7 +106,7 @@ impl Plan {
         ahead: usize,
         y: &mut [T],
     ) -> bool {
-        if !self.possible {
+        if !self.is_possible::<T>() {
             return false;
         }
         let affine = normalizer.affine.as_ref();

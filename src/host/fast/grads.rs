@@ -66,7 +66,7 @@ impl<'a, T: Element> Operands<'a, T> {
     pub fn new(differentiator: &'a Differentiator<'a, T>, part: &Walk) -> Option<Self> {
         let normalizer = &differentiator.normalizer;
         let plan = &normalizer.fast;
-        if !plan.is_possible() || !part.is_sliced() {
+        if !plan.is_possible::<T>() || !part.is_sliced() {
             return None;
         }
         let affine = normalizer.affine.as_ref();
@@ -83,7 +83,7 @@ impl<'a, T: Element> Operands<'a, T> {
         wants_xhat: bool,
     ) -> Option<Self> {
         let Differentiator { normalizer, table, .. } = differentiator;
-        if !normalizer.fast.is_possible() {
+        if !normalizer.fast.is_possible::<T>() {
             return None;
         }
         let lines = |wanted, affine| match wanted {

@@ -186,6 +186,8 @@ pub(super) struct Sink<'y> {
     pub ahead: usize,
 }
 
+/// Whether there are stores past the caches.
+pub(super) const PAST_CACHES: bool = cfg!(target_arch = "x86_64");
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -206,6 +208,7 @@ impl Sink<'_> {
         map: &M,
     ) {
         let Sink { y, len, stream, ahead } = self;
+        let stream = PAST_CACHES && stream;
         // Streams begin at a cache line.
         let head = if stream { to_line(y).min(len) } else { 0 };
         let mut start = 0;

@@ -32,7 +32,7 @@ pub(in super::super) fn backward<T: Element>(
 ) -> Option<Vec<Sums>> {
     let normalizer = &differentiator.normalizer;
     let plan = &normalizer.fast;
-    if !plan.is_possible() || normalizer.activation != Activation::None {
+    if !plan.is_possible::<T>() || normalizer.activation != Activation::None {
         return None;
     }
     let groups = &Groups::of(part)?;

@@ -103,7 +103,7 @@ pub(in super::super) fn forward<T: Element>(
     y: &mut [T],
     mut kept: Option<&mut Vec<Moments>>,
 ) -> bool {
-    if !normalizer.fast.is_possible() {
+    if !normalizer.fast.is_possible::<T>() {
         return false;
     }
     let Some(groups) = Groups::of(part) else { return false };

@@ -3,7 +3,7 @@
 use super::Run;
 use super::index::Array;
 use super::values::{Outputs, Pass, compare};
-use crate::common::data::{Layout, read};
+use crate::common::data::{Layout, fetch};
 use crate::common::oracle::{self, Kind, Norm};
 use serde::Deserialize;
 use wgnorm::{AdaIn, ConditionalInstanceNorm, Error, Estimator, Tensor};
@@ -69,10 +69,10 @@ fn told(error: Error) -> String {
 }
 
 /// Tables of weights and biases, given.
-pub fn tables(run: &Run<'_>) -> Result<f64, String> {
+pub async fn tables(run: &Run<'_>) -> Result<f64, String> {
     let call = Call::new(run)?;
     let (weight, bias) = (call.input("gamma")?, call.input("beta")?);
-    let got = || -> Result<_, Error> {
+    let got = async || -> Result<_, Error> {
         let layer = AdaIn::config().with_eps(call.params.eps).init(run.context)?;
         let [x, dy, weight, bias] =
             [&call.x, &call.dy, &weight, &bias].map(|array| call.place(array));
@@ -80,9 +80,9 @@ pub fn tables(run: &Run<'_>) -> Result<f64, String> {
         let unsaved = layer.forward_tables(run.context, &x, &weight, &bias)?;
         let (y, saved) = layer.forward_tables_saved(run.context, &x, &weight, &bias)?;
         let grads = layer.backward_tables(run.context, &saved, &dy)?;
-        Ok((read(&unsaved)?, read(&y)?, grads))
+        Ok((fetch(&unsaved).await?, fetch(&y).await?, grads))
     };
-    let (unsaved, y, grads) = got().map_err(told)?;
+    let (unsaved, y, grads) = got().await.map_err(told)?;
     let norm = call.oracle(&weight.values, &bias.values);
     let truth = norm.backward(&call.x.values, &call.dy.values);
     let wanted = norm.forward(&call.x.values).y;
@@ -90,7 +90,7 @@ pub fn tables(run: &Run<'_>) -> Result<f64, String> {
     for y in [unsaved, y] {
         let mut outputs = Outputs::default();
         outputs.insert("y", y, wanted.clone());
-        outputs.insert("dx", read(&grads.dx).map_err(told)?, truth.dx.clone());
+        outputs.insert("dx", fetch(&grads.dx).await.map_err(told)?, truth.dx.clone());
         for (name, table, of, truth) in [
             ("dgamma", &grads.dweight, &weight, &truth.dweight),
             ("dbeta", &grads.dbias, &bias, &truth.dbias),
@@ -99,7 +99,7 @@ pub fn tables(run: &Run<'_>) -> Result<f64, String> {
             if **table.shape() != *of.shape {
                 return Err(format!("{name} is {table:?}"));
             }
-            outputs.insert(name, read(table).map_err(told)?, truth.clone());
+            outputs.insert(name, fetch(table).await.map_err(told)?, truth.clone());
         }
         worst = worst.max(call.compare(&outputs)?);
     }
@@ -107,14 +107,14 @@ pub fn tables(run: &Run<'_>) -> Result<f64, String> {
 }
 
 /// Tables from a style's own statistics.
-pub fn style(run: &Run<'_>) -> Result<f64, String> {
+pub async fn style(run: &Run<'_>) -> Result<f64, String> {
     let call = Call::new(run)?;
     let style = call.input("style")?;
     if call.params.style_shape.as_ref() != Some(&style.shape) {
         return Err(format!("the style is {:?}", style.shape));
     }
     let unbiased = call.params.unbiased_style_var;
-    let got = || -> Result<_, Error> {
+    let got = async || -> Result<_, Error> {
         let estimator = if unbiased { Estimator::Unbiased } else { Estimator::Biased };
         let layer = AdaIn::config()
             .with_eps(call.params.eps)
@@ -125,9 +125,10 @@ pub fn style(run: &Run<'_>) -> Result<f64, String> {
         let unsaved = layer.forward_style(run.context, &x, &style)?;
         let (y, saved) = layer.forward_style_saved(run.context, &x, &style)?;
         let grads = layer.backward_style(run.context, &saved, &dy)?;
-        Ok((read(&unsaved)?, read(&y)?, read(&grads.dx)?, read(&grads.dstyle)?))
+        let (dx, dstyle) = (fetch(&grads.dx).await?, fetch(&grads.dstyle).await?);
+        Ok((fetch(&unsaved).await?, fetch(&y).await?, dx, dstyle))
     };
-    let (unsaved, y, dx, dstyle) = got().map_err(told)?;
+    let (unsaved, y, dx, dstyle) = got().await.map_err(told)?;
     let shape = channels_first(&style.shape).logical();
     let eps = call.params.eps;
     let (deviations, means) = oracle::style_tables(&style.values, shape, eps, unbiased);
@@ -148,7 +149,7 @@ pub fn style(run: &Run<'_>) -> Result<f64, String> {
 }
 
 /// A bank of styles, one of them per sample: by index, and blended with the weights that say the same.
-pub fn conditional(run: &Run<'_>) -> Result<f64, String> {
+pub async fn conditional(run: &Run<'_>) -> Result<f64, String> {
     let call = Call::new(run)?;
     let (weight, bias) = (call.input("gamma_table")?, call.input("beta_table")?);
     let ids = run.case.inputs.get("class_ids").and_then(|input| input.tensor.as_ref());
@@ -157,7 +158,7 @@ pub fn conditional(run: &Run<'_>) -> Result<f64, String> {
     if call.params.num_classes != Some(styles) {
         return Err(format!("a bank of {styles}, not {:?}", call.params.num_classes));
     }
-    let got = || -> Result<_, Error> {
+    let got = async || -> Result<_, Error> {
         let mut layer = ConditionalInstanceNorm::config(styles, channels)
             .with_eps(call.params.eps)
             .init(run.context)?;
@@ -178,7 +179,7 @@ pub fn conditional(run: &Run<'_>) -> Result<f64, String> {
         let mut outputs = Vec::new();
         for (unsaved, (y, saved)) in unsaved.iter().zip(saved) {
             let grads = layer.backward(run.context, &saved, &dy)?;
-            outputs.push((read(unsaved)?, read(&y)?, grads));
+            outputs.push((fetch(unsaved).await?, fetch(&y).await?, grads));
         }
         Ok(outputs)
     };
@@ -189,11 +190,11 @@ pub fn conditional(run: &Run<'_>) -> Result<f64, String> {
     let dbias = gathered(&truth.dbias, &ids, styles);
     let wanted = norm.forward(&call.x.values).y;
     let mut worst = 0f64;
-    for (unsaved, y, grads) in got().map_err(told)? {
+    for (unsaved, y, grads) in got().await.map_err(told)? {
         for y in [unsaved, y] {
             let mut outputs = Outputs::default();
             outputs.insert("y", y, wanted.clone());
-            outputs.insert("dx", read(&grads.dx).map_err(told)?, truth.dx.clone());
+            outputs.insert("dx", fetch(&grads.dx).await.map_err(told)?, truth.dx.clone());
             for (name, table, truth) in
                 [("dgamma_table", &grads.dweight, &dweight), ("dbeta_table", &grads.dbias, &dbias)]
             {
@@ -201,7 +202,7 @@ pub fn conditional(run: &Run<'_>) -> Result<f64, String> {
                 if **table.shape() != *weight.shape {
                     return Err(format!("{name} is {table:?}"));
                 }
-                outputs.insert(name, read(table).map_err(told)?, truth.clone());
+                outputs.insert(name, fetch(table).await.map_err(told)?, truth.clone());
             }
             worst = worst.max(call.compare(&outputs)?);
         }

@@ -5,8 +5,8 @@ use super::behaviour::{self, Refusal};
 use super::index::Case;
 use super::instance_norm::{affine, default_eps, default_momentum, dims};
 use super::values::{self, Channels, Subject};
+use crate::common::layer::{Layer, cast};
 use crate::common::oracle::Kind;
-use crate::common::suite::Layer;
 use serde::Deserialize;
 use wgnorm::{Activation, BatchNormConfig, Error, FusedBatchNormConfig, Momentum};
 
@@ -34,32 +34,36 @@ fn on() -> bool {
     true
 }
 
-pub fn plain(run: &Run<'_>) -> Result<f64, String> {
-    by_dims(run, false)
+pub async fn plain(run: &Run<'_>) -> Result<f64, String> {
+    by_dims(run, false).await
 }
 
-pub fn fused(run: &Run<'_>) -> Result<f64, String> {
-    by_dims(run, true)
+pub async fn fused(run: &Run<'_>) -> Result<f64, String> {
+    by_dims(run, true).await
 }
 
-fn by_dims(run: &Run<'_>, fused: bool) -> Result<f64, String> {
+async fn by_dims(run: &Run<'_>, fused: bool) -> Result<f64, String> {
     let params = Params::deserialize(&run.case.params).map_err(|e| format!("params: {e}"))?;
     let has_addend = run.case.inputs.keys().any(|name| name.starts_with("addend"));
     if params.addend != has_addend {
         return Err("the parameters and the inputs disagree on an addend".into());
     }
     match dims(params.spatial_dims, params.cls.as_deref())? {
-        1 => in_dims::<1>(run, &params, fused),
-        2 => in_dims::<2>(run, &params, fused),
-        3 => in_dims::<3>(run, &params, fused),
+        1 => in_dims::<1>(run, &params, fused).await,
+        2 => in_dims::<2>(run, &params, fused).await,
+        3 => in_dims::<3>(run, &params, fused).await,
         dims => Err(format!("{dims} spatial axes")),
     }
 }
 
-fn in_dims<const D: usize>(run: &Run<'_>, params: &Params, fused: bool) -> Result<f64, String> {
+async fn in_dims<const D: usize>(
+    run: &Run<'_>,
+    params: &Params,
+    fused: bool,
+) -> Result<f64, String> {
     let fresh = || params.subject::<D>(run, fused);
     if run.case.expect.is_none() {
-        return values::run(run, fresh);
+        return values::run(run, fresh).await;
     }
     let names = match fused {
         false => ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
@@ -72,6 +76,7 @@ fn in_dims<const D: usize>(run: &Run<'_>, params: &Params, fused: bool) -> Resul
         &Refusal { layer: names[D - 1], ranks: ranks[D - 1], axis: 1, channels, own: Vec::new() },
         fresh,
     )
+    .await
 }
 
 impl Params {
@@ -81,7 +86,7 @@ impl Params {
         self.num_features.or(shape.get(1).copied()).unwrap_or(1)
     }
 
-    fn subject<const D: usize>(&self, run: &Run<'_>, fused: bool) -> Result<Subject, Error> {
+    async fn subject<const D: usize>(&self, run: &Run<'_>, fused: bool) -> Result<Subject, Error> {
         let features = self.features(run.case);
         let momentum = self.momentum.map_or(Momentum::Cumulative, Momentum::Factor);
         let affine = affine(self.affine, self.bias);
@@ -93,13 +98,12 @@ impl Params {
                     true => $config::<D>::oneflow(features),
                     false => $config::<D>::new(features),
                 };
-                config
+                let config = config
                     .with_eps(self.eps)
                     .with_momentum(momentum)
                     .with_affine(affine)
-                    .with_track_running_stats(self.track_running_stats)
-                    .init(run.context)?
-                    .cast_blocking(run.case.param_dtype())?
+                    .with_track_running_stats(self.track_running_stats);
+                cast!(config.init(run.context)?, run.case.param_dtype())?
             }};
         }
         let (layer, activation): (Box<dyn Layer>, _) = match fused {

@@ -22,14 +22,14 @@ pub struct Refusal {
     pub own: Vec<(&'static str, Error)>,
 }
 
-pub fn run(
+pub async fn run(
     run: &Run<'_>,
     refusal: &Refusal,
-    fresh: impl Fn() -> Result<Subject, Error>,
+    fresh: impl AsyncFn() -> Result<Subject, Error>,
 ) -> Result<f64, String> {
     let refusal = refusal.of(run.case)?;
     for mode in modes(run.case.mode.as_deref())? {
-        match (&refusal, call(run, &fresh, mode)) {
+        match (&refusal, call(run, &fresh, mode).await) {
             (None, Ok(wrong)) => wrong?,
             (None, Err(error)) => return Err(format!("{mode:?}: refused with {error:?}")),
             (Some(refusal), got) => same_refusal(got.map(|_| ()), refusal)?,
@@ -118,14 +118,14 @@ fn input(case: &Case, len: usize) -> Vec<f64> {
 }
 
 /// Makes the call. The inner result is what is wrong with an accepted one.
-pub fn call(
+pub async fn call(
     run: &Run<'_>,
-    fresh: &impl Fn() -> Result<Subject, Error>,
+    fresh: &impl AsyncFn() -> Result<Subject, Error>,
     mode: Mode,
 ) -> Result<Result<(), String>, Error> {
     let (case, context) = (run.case, run.context);
     let dtype = case.dtype_name().parse::<DType>()?;
-    let subject = fresh()?;
+    let subject = fresh().await?;
     let shape = case.shape.as_deref().unwrap_or_default();
     let values = data::rounded(dtype, &input(case, shape.iter().product()));
     let order = MemoryOrder::ChannelsFirst;
@@ -136,9 +136,9 @@ pub fn call(
         let values = vec![0.5; addend.iter().product()];
         extras = extras.with_addend(&data::place(context, addend, dtype, order, &values)?);
     }
-    let before = subject.state()?;
+    let before = subject.state().await?;
     let y = subject.layer.forward_with(context, &x, &extras, mode)?;
-    let (got, after) = (data::read(&y)?, subject.state()?);
+    let (got, after) = (data::fetch(&y).await?, subject.state().await?);
     if before != after && (mode == Mode::Eval || values.is_empty()) {
         return Ok(Err("the running statistics changed".into()));
     }

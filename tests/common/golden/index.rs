@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+#[cfg(not(target_arch = "wasm32"))]
 use std::path::{Path, PathBuf};
 use wgnorm::{DType, StateDict, StateValue};
 
@@ -129,6 +130,7 @@ pub struct Expect {
 }
 
 /// `WGNORM_GOLDEN_DIR`, or the repository's.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn directory() -> PathBuf {
     match std::env::var_os("WGNORM_GOLDEN_DIR") {
         Some(directory) => directory.into(),
@@ -137,20 +139,26 @@ pub fn directory() -> PathBuf {
 }
 
 impl Golden {
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn load(directory: &Path) -> Result<Golden, String> {
-        let read = |name: &str| {
+        Golden::read(|name| {
             let path = directory.join(name);
-            std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        let index: Index = serde_json::from_slice(&read("index.json")?)
+            let bytes = std::fs::read(&path);
+            // Read once per process, so that the parsed headers can borrow it for good.
+            bytes.map(|bytes| &*bytes.leak()).map_err(|e| format!("{}: {e}", path.display()))
+        })
+    }
+
+    /// What `read` gives for the files' names.
+    pub fn read(read: impl Fn(&str) -> Result<&'static [u8], String>) -> Result<Golden, String> {
+        let index: Index = serde_json::from_slice(read("index.json")?)
             .map_err(|error| format!("index.json: {error}"))?;
         let mut files = BTreeMap::new();
         let named = index.cases.iter().flat_map(|case| [&case.file, &case.state_dict]);
         for name in named.flatten() {
             if !files.contains_key(name) {
-                // Read once per process, so that the parsed headers can borrow it for good.
-                let bytes: &'static [u8] = read(name)?.leak();
-                let file = SafeTensors::deserialize(bytes).map_err(|e| format!("{name}: {e}"))?;
+                let file = SafeTensors::deserialize(read(name)?);
+                let file = file.map_err(|e| format!("{name}: {e}"))?;
                 files.insert(name.clone(), file);
             }
         }

@@ -4,6 +4,7 @@ use super::Run;
 use super::behaviour::{self, Refusal};
 use super::index::Case;
 use super::values::{self, Channels, Subject};
+use crate::common::layer::cast;
 use crate::common::oracle::Kind;
 use serde::Deserialize;
 use wgnorm::{
@@ -64,34 +65,34 @@ pub fn dims(spatial_dims: Option<usize>, class: Option<&str>) -> Result<usize, S
     }
 }
 
-pub fn torch(run: &Run<'_>) -> Result<f64, String> {
+pub async fn torch(run: &Run<'_>) -> Result<f64, String> {
     let params = Params::parse(run.case)?;
-    by_dims(run, &params, dims(params.spatial_dims, params.cls.as_deref())?)
+    by_dims(run, &params, dims(params.spatial_dims, params.cls.as_deref())?).await
 }
 
 /// 1d, 2d or 3d by the input.
-pub fn lucid(run: &Run<'_>) -> Result<f64, String> {
+pub async fn lucid(run: &Run<'_>) -> Result<f64, String> {
     let params = Params::parse(run.case)?;
     if params.running_var_estimator.as_deref().is_some_and(|name| name != "biased") {
         return Err(format!("estimator {:?}", params.running_var_estimator));
     }
     let dims = if run.case.expect.is_some() { 2 } else { run.case.shape()?.len() - 2 };
-    by_dims(run, &params, dims)
+    by_dims(run, &params, dims).await
 }
 
-fn by_dims(run: &Run<'_>, params: &Params, dims: usize) -> Result<f64, String> {
+async fn by_dims(run: &Run<'_>, params: &Params, dims: usize) -> Result<f64, String> {
     match dims {
-        1 => in_dims::<1>(run, params),
-        2 => in_dims::<2>(run, params),
-        3 => in_dims::<3>(run, params),
+        1 => in_dims::<1>(run, params).await,
+        2 => in_dims::<2>(run, params).await,
+        3 => in_dims::<3>(run, params).await,
         _ => Err(format!("{dims} spatial axes")),
     }
 }
 
-fn in_dims<const D: usize>(run: &Run<'_>, params: &Params) -> Result<f64, String> {
+async fn in_dims<const D: usize>(run: &Run<'_>, params: &Params) -> Result<f64, String> {
     let fresh = || params.subject::<D>(run);
     if run.case.expect.is_none() {
-        return values::run(run, fresh);
+        return values::run(run, fresh).await;
     }
     let layer = ["InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"][D - 1];
     let refusal = Refusal {
@@ -105,7 +106,7 @@ fn in_dims<const D: usize>(run: &Run<'_>, params: &Params) -> Result<f64, String
         channels: params.features::<D>(run.case),
         own: Vec::new(),
     };
-    behaviour::run(run, &refusal, fresh)
+    behaviour::run(run, &refusal, fresh).await
 }
 
 /// Before the spatial axes.
@@ -127,7 +128,7 @@ impl Params {
     }
 
     /// The layer with its default parameters.
-    fn subject<const D: usize>(&self, run: &Run<'_>) -> Result<Subject, Error> {
+    async fn subject<const D: usize>(&self, run: &Run<'_>) -> Result<Subject, Error> {
         let features = self.features::<D>(run.case);
         let source = |name| run.case.source.starts_with(name);
         let lucid = source("lucid");
@@ -150,7 +151,7 @@ impl Params {
             None if lucid => Momentum::Factor(0.1),
             _ => config.momentum,
         };
-        let layer = config.init(run.context)?.cast_blocking(run.case.param_dtype())?;
+        let layer = cast!(config.init(run.context)?, run.case.param_dtype())?;
         Ok(Subject {
             eps: self.eps,
             momentum,
@@ -191,7 +192,7 @@ fn default_center() -> bool {
 }
 
 /// Over any axis.
-pub fn mxnet(run: &Run<'_>) -> Result<f64, String> {
+pub async fn mxnet(run: &Run<'_>) -> Result<f64, String> {
     let params = Mxnet::deserialize(&run.case.params).map_err(|e| format!("params: {e}"))?;
     let shape = run.case.shape()?;
     if run.case.id == "mx_check_uninitialized" {
@@ -205,7 +206,7 @@ pub fn mxnet(run: &Run<'_>) -> Result<f64, String> {
     }
     let fresh = || params.subject(run, features, axis);
     if run.case.expect.is_none() {
-        return values::run(run, fresh);
+        return values::run(run, fresh).await;
     }
     let refusal = Refusal {
         layer: "InstanceNorm",
@@ -214,7 +215,7 @@ pub fn mxnet(run: &Run<'_>) -> Result<f64, String> {
         channels: features,
         own: Vec::new(),
     };
-    behaviour::run(run, &refusal, fresh)
+    behaviour::run(run, &refusal, fresh).await
 }
 
 /// Without channels there are no parameters to ask for, until the first input tells them.
@@ -234,7 +235,7 @@ fn uninitialized(context: &Context) -> Result<f64, String> {
 }
 
 impl Mxnet {
-    fn subject(&self, run: &Run<'_>, features: usize, axis: usize) -> Result<Subject, Error> {
+    async fn subject(&self, run: &Run<'_>, features: usize, axis: usize) -> Result<Subject, Error> {
         // As `net.cast("float64")`; float32 parameters stay what they are with 16-bit input.
         let double = run.case.dtype_name() == "float64";
         let dtype = if double { DType::F64 } else { run.case.param_dtype() };
@@ -243,8 +244,8 @@ impl Mxnet {
             .with_eps(self.epsilon)
             .with_center(self.center)
             .with_scale(self.scale)
-            .init(run.context)?
-            .cast_blocking(dtype)?;
+            .init(run.context)?;
+        let layer = cast!(layer, dtype)?;
         Ok(Subject {
             eps: self.epsilon,
             trained: [self.scale, self.center],

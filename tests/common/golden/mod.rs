@@ -9,12 +9,16 @@ mod group_norm;
 pub mod index;
 mod instance_norm;
 mod layer_norm;
+#[cfg(not(target_arch = "wasm32"))]
 mod network;
+#[cfg(not(target_arch = "wasm32"))]
 mod network_graph;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod self_test;
 mod values;
 
 use index::{Case, Golden};
+use std::pin::Pin;
 use wgnorm::{Backend, Context, DType, Error, OperandError};
 
 /// One case on one device.
@@ -32,23 +36,28 @@ impl Run<'_> {
 
 /// Runs a case. The result is the largest share of a tolerance that any value needed, or what is
 /// wrong.
-pub type Runner = fn(&Run<'_>) -> Result<f64, String>;
+pub type Runner = for<'a> fn(&'a Run<'a>) -> Running<'a>;
+
+/// Ready at once, but in a browser, where reading back waits for the page's other work.
+pub type Running<'a> = Pin<Box<dyn Future<Output = Result<f64, String>> + 'a>>;
 
 /// What runs the cases of an op.
 fn runner(op: &str) -> Option<Runner> {
     match op {
-        "instance_norm" => Some(instance_norm::torch),
-        "lucid_instance_norm" => Some(instance_norm::lucid),
-        "mxnet_instance_norm" => Some(instance_norm::mxnet),
-        "batch_norm" => Some(batch_norm::plain),
-        "fused_batch_norm_relu" => Some(batch_norm::fused),
-        "group_norm" => Some(group_norm::run),
-        "layer_norm" => Some(layer_norm::layer),
-        "rms_norm" => Some(layer_norm::rms),
-        "adain_params" => Some(adain::tables),
-        "adain_style" => Some(adain::style),
-        "conditional_instance_norm" => Some(adain::conditional),
-        "network" => Some(network::run),
+        "instance_norm" => Some(|run| Box::pin(instance_norm::torch(run))),
+        "lucid_instance_norm" => Some(|run| Box::pin(instance_norm::lucid(run))),
+        "mxnet_instance_norm" => Some(|run| Box::pin(instance_norm::mxnet(run))),
+        "batch_norm" => Some(|run| Box::pin(batch_norm::plain(run))),
+        "fused_batch_norm_relu" => Some(|run| Box::pin(batch_norm::fused(run))),
+        "group_norm" => Some(|run| Box::pin(group_norm::run(run))),
+        "layer_norm" => Some(|run| Box::pin(layer_norm::layer(run))),
+        "rms_norm" => Some(|run| Box::pin(layer_norm::rms(run))),
+        "adain_params" => Some(|run| Box::pin(adain::tables(run))),
+        "adain_style" => Some(|run| Box::pin(adain::style(run))),
+        "conditional_instance_norm" => Some(|run| Box::pin(adain::conditional(run))),
+        // A chain of layers that are tested one by one as well.
+        #[cfg(not(target_arch = "wasm32"))]
+        "network" => Some(|run| Box::pin(std::future::ready(network::run(run)))),
         _ => None,
     }
 }
@@ -59,7 +68,7 @@ pub fn supported(case: &Case, on_gpu: bool) -> Result<Runner, String> {
         return Err("squares overflow f32 on the GPU (documented)".into());
     }
     if on_gpu && case.dtype_name() == "float64" {
-        return Ok(no_f64);
+        return Ok(|run| Box::pin(std::future::ready(no_f64(run))));
     }
     runner(&case.op).ok_or_else(|| format!("op {} is unknown", case.op))
 }

@@ -11,8 +11,8 @@ use super::Run;
 use super::index::Golden;
 use super::network_graph::{Gradients, Graph, Norms, Values};
 use crate::common::data::{self, Layout};
+use crate::common::layer::Layer;
 use crate::common::oracle::{Kind, Norm, Source};
-use crate::common::suite::Layer;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use wgnorm::{

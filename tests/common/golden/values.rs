@@ -3,9 +3,9 @@
 use super::compare::Wanted;
 use super::index::Array;
 use super::{Run, deviates};
-use crate::common::data::{self, Layout, read};
+use crate::common::data::{self, Layout, fetch};
+use crate::common::layer::{Layer, tracked};
 use crate::common::oracle::{self, Kind, Norm, Source};
-use crate::common::suite::Layer;
 use std::collections::BTreeMap;
 use wgnorm::{
     Activation, DType, Error, Estimator, Extras, LoadOptions, MemoryOrder, Mode, Momentum, Tensor,
@@ -74,12 +74,12 @@ impl Subject {
         }
     }
 
-    pub fn state(&self) -> Result<Option<State>, Error> {
+    pub async fn state(&self) -> Result<Option<State>, Error> {
         let Ok(mean) = self.layer.running_mean() else { return Ok(None) };
         Ok(Some(State {
-            mean: read(&mean)?,
-            var: read(&self.layer.running_var()?)?,
-            tracked: self.layer.num_batches_tracked_blocking()?,
+            mean: fetch(&mean).await?,
+            var: fetch(&self.layer.running_var()?).await?,
+            tracked: tracked(self.layer.as_ref()).await?,
         }))
     }
 }
@@ -128,24 +128,27 @@ pub fn modes(mode: Option<&str>) -> Result<Vec<Mode>, String> {
 }
 
 /// All of a case's values, through either way to compute them.
-pub fn run(run: &Run<'_>, fresh: impl Fn() -> Result<Subject, Error>) -> Result<f64, String> {
+pub async fn run(
+    run: &Run<'_>,
+    fresh: impl AsyncFn() -> Result<Subject, Error>,
+) -> Result<f64, String> {
     let mut worst = 0f64;
     for pass in [Pass::Forward, Pass::Saved] {
         if let Some(steps) = &run.case.steps {
-            let subject = prepared(run, &fresh)?;
+            let subject = prepared(run, &fresh).await?;
             let mut outputs = Outputs::default();
             for (k, mode) in steps.iter().enumerate() {
                 for mode in modes(Some(mode))? {
-                    step(run, &subject, mode, pass, &format!("_{k}"), &mut outputs)?;
+                    step(run, &subject, mode, pass, &format!("_{k}"), &mut outputs).await?;
                 }
             }
             worst = worst.max(compare(run, &outputs, pass)?);
             continue;
         }
         for mode in modes(run.case.mode.as_deref())? {
-            let subject = prepared(run, &fresh)?;
+            let subject = prepared(run, &fresh).await?;
             let mut outputs = Outputs::default();
-            step(run, &subject, mode, pass, "", &mut outputs)?;
+            step(run, &subject, mode, pass, "", &mut outputs).await?;
             worst = worst.max(compare(run, &outputs, pass)?);
         }
     }
@@ -153,8 +156,11 @@ pub fn run(run: &Run<'_>, fresh: impl Fn() -> Result<Subject, Error>) -> Result<
 }
 
 /// The case's layer with the case's parameters.
-fn prepared(run: &Run<'_>, fresh: &impl Fn() -> Result<Subject, Error>) -> Result<Subject, String> {
-    let mut subject = fresh().map_err(|e| e.to_string())?;
+async fn prepared(
+    run: &Run<'_>,
+    fresh: &impl AsyncFn() -> Result<Subject, Error>,
+) -> Result<Subject, String> {
+    let mut subject = fresh().await.map_err(|e| e.to_string())?;
     load(run, &mut subject)?;
     Ok(subject)
 }
@@ -191,7 +197,7 @@ fn load(run: &Run<'_>, subject: &mut Subject) -> Result<(), String> {
 }
 
 /// One call; its inputs and results have names that end in `suffix`.
-fn step(
+async fn step(
     run: &Run<'_>,
     subject: &Subject,
     mode: Mode,
@@ -206,7 +212,7 @@ fn step(
     };
     let x = read("x")?.ok_or("no x")?;
     let (addend, dy) = (read("addend")?, read("dy")?);
-    let before = subject.state().map_err(|e| e.to_string())?;
+    let before = subject.state().await.map_err(|e| e.to_string())?;
     let call = || -> Result<_, Error> {
         let place = |array: &Array| array.logical(case.is_nhwc())?.to_context(run.context);
         let tensor = place(&x)?;
@@ -229,9 +235,13 @@ fn step(
     if y.desc() != tensor.desc() {
         return Err(format!("x is {tensor:?}, y {y:?}"));
     }
-    let vec = |tensor: &Tensor<'_>| data::read(tensor).map_err(|e| e.to_string());
-    let parameter = |tensor: Option<&Tensor<'static>>| tensor.map(&vec).transpose();
-    let (weight, bias) = (parameter(subject.layer.weight())?, parameter(subject.layer.bias())?);
+    let vec = async |tensor: &Tensor<'_>| fetch(tensor).await.map_err(|e| e.to_string());
+    let parameter = async |tensor: Option<&Tensor<'static>>| match tensor {
+        Some(tensor) => vec(tensor).await.map(Some),
+        None => Ok(None),
+    };
+    let weight = parameter(subject.layer.weight()).await?;
+    let bias = parameter(subject.layer.bias()).await?;
     let layout = subject.layout(&x.shape, case.is_nhwc());
     let logical = layout.to_logical(&x.values);
     let logical_addend = addend.as_ref().map(|a| layout.to_logical(&a.values));
@@ -248,7 +258,7 @@ fn step(
         ..Norm::new(subject.kind, layout.logical())
     };
     let named = |part: &str| format!("{part}{suffix}");
-    let got = vec(&y)?;
+    let got = vec(&y).await?;
     constant_groups(&norm, &logical, &layout.to_logical(&got), y.dtype())?;
     outputs.insert(&named("y"), got, layout.to_memory(&norm.forward(&logical).y));
 
@@ -257,13 +267,13 @@ fn step(
         if grads.dx.desc() != tensor.desc() {
             return Err(format!("x is {tensor:?}, dx {:?}", grads.dx));
         }
-        outputs.insert(&named("dx"), vec(&grads.dx)?, layout.to_memory(&truth.dx));
+        outputs.insert(&named("dx"), vec(&grads.dx).await?, layout.to_memory(&truth.dx));
         if grads.daddend.is_some() != addend.is_some() {
             return Err(format!("daddend is {:?}", grads.daddend));
         }
         if let Some(daddend) = &grads.daddend {
             let truth = layout.to_memory(&truth.daddend);
-            outputs.insert(&named("daddend"), vec(daddend)?, truth);
+            outputs.insert(&named("daddend"), vec(daddend).await?, truth);
         }
         for (name, got, of, trained, truth) in [
             ("dgamma", grads.dweight, subject.layer.weight(), subject.trained[0], truth.dweight),
@@ -274,12 +284,12 @@ fn step(
                 return Err(format!("{name} is {got:?}, of {of:?}"));
             }
             if let Some(got) = got {
-                outputs.insert(&named(name), vec(&got)?, truth);
+                outputs.insert(&named(name), vec(&got).await?, truth);
             }
         }
     }
 
-    let after = subject.state().map_err(|e| e.to_string())?;
+    let after = subject.state().await.map_err(|e| e.to_string())?;
     if mode == Mode::Eval && before != after {
         return Err("evaluation changed the running statistics".into());
     }

@@ -4,16 +4,12 @@ use super::RATE;
 use super::case::{Case, Family, From, Masking};
 use super::numbers::Data;
 use crate::common::data::{self, read};
-use std::ops::DerefMut;
+use crate::common::layer::Layer;
 use wgnorm::{
     Activation, AdaIn, Affine, BatchNorm1d, ConditionalInstanceNorm, Context, Error, Extras,
     FusedBatchNorm1d, Grads, GroupNorm, InstanceNorm, InstanceNorm1d, LayerNorm, Mask, MemoryOrder,
     Momentum, NormLayer, OneValue, Parameters, RmsNorm, Tensor,
 };
-
-/// A layer whose parameters can be set.
-pub trait Layer: NormLayer + DerefMut<Target = Parameters> {}
-impl<L: NormLayer + DerefMut<Target = Parameters>> Layer for L {}
 
 /// What a layer computed, in logical order.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ mod case;
 mod compare;
 mod numbers;
 
-pub use call::{Layer, Outcome, extras, forward, run};
+pub use call::{Outcome, extras, forward, run};
 pub use case::{ACTIVATIONS, Case, Family, From, Masking};
 pub use compare::{check, compare};
 pub use numbers::Data;

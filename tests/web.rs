@@ -1,0 +1,164 @@
+//! The crate in a browser: golden cases of every layer on WebGPU and on the host path compiled to wasm, and a device
+//! that is lost. `.ci/run --only web` has the whole command; natively there is nothing to test here.
+#![cfg(target_arch = "wasm32")]
+
+mod common {
+    #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its own part")]
+    pub mod data;
+    pub mod layer;
+    pub mod oracle;
+    pub mod random;
+    pub mod tolerance;
+}
+// Its directory's name is taken by the data.
+#[allow(dead_code, reason = "self tests and the network are left to native runs")]
+#[path = "common/golden/mod.rs"]
+mod golden;
+
+use golden::Run;
+use golden::index::{Case, Golden};
+use std::cell::OnceCell;
+use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
+use wgnorm::{
+    Backend, Context, ContextOptions, Error, InstanceNorm2d, Mode, NormLayer, Preference, RunError,
+    Tensor,
+};
+
+wasm_bindgen_test_configure!(run_in_browser);
+
+/// A page reads no files.
+fn embedded(name: &str) -> Result<&'static [u8], String> {
+    macro_rules! files {
+        ($($name:literal)*) => {
+            match name {
+                $($name => Ok(include_bytes!(concat!("golden/", $name))),)*
+                _ => Err(format!("{name} is not embedded")),
+            }
+        };
+    }
+    files!(
+        "index.json"
+        "adaptive_instance_norm.safetensors"
+        "batch_norm.safetensors"
+        "batch_norm_large.safetensors"
+        "channels_last.safetensors"
+        "dtypes.safetensors"
+        "fused_batch_norm_relu.safetensors"
+        "group_norm.safetensors"
+        "instance_norm.safetensors"
+        "instance_norm_adversarial.safetensors"
+        "instance_norm_backward.safetensors"
+        "instance_norm_large.safetensors"
+        "instance_norm_sizes.safetensors"
+        "layer_norm.safetensors"
+        "lucid_instance_norm.safetensors"
+        "mxnet_instance_norm.safetensors"
+        "network_io.safetensors"
+        "network_state_dict.safetensors"
+        "oneflow.safetensors"
+        "rms_norm.safetensors"
+        "seed_examples.safetensors"
+        "state_dict_instancenorm2d.safetensors"
+        "state_dict_io.safetensors"
+    )
+}
+
+thread_local! {
+    static GPU: OnceCell<Context> = const { OnceCell::new() };
+}
+
+/// The browser's WebGPU, in software here. Its pipelines are compiled once for all tests.
+async fn gpu() -> Context {
+    if let Some(context) = GPU.with(|gpu| gpu.get().cloned()) {
+        return context;
+    }
+    let context = fresh_gpu().await;
+    GPU.with(|gpu| gpu.get_or_init(|| context).clone())
+}
+
+async fn fresh_gpu() -> Context {
+    let options = ContextOptions { preference: Preference::Gpu, ..Default::default() };
+    Context::open_with(&options).await.expect("the browser runs with WebGPU on")
+}
+
+/// Cases of some ops, every `nth` of those with gradients and of those without; all that fail are told.
+async fn run(context: &Context, ops: &[&str], nth: usize) {
+    let golden = Golden::read(embedded).expect("the vectors");
+    let (mut run, mut wrong, mut tightest) = ([0; 2], Vec::new(), 0f64);
+    let of_ops = |case: &&Case| ops.contains(&&*case.op);
+    for backward in [false, true] {
+        let has_gradients = |case: &&Case| case.inputs.keys().any(|name| name.starts_with("dy"));
+        let cases = golden.cases.iter().filter(of_ops).filter(|c| has_gradients(c) == backward);
+        for case in cases.step_by(nth) {
+            let on_gpu = context.backend() == Backend::Gpu;
+            let Ok(runner) = golden::supported(case, on_gpu) else { continue };
+            run[usize::from(backward)] += 1;
+            match runner(&Run { golden: &golden, case, context }).await {
+                Ok(share) => tightest = tightest.max(share),
+                Err(error) => wrong.push(format!("{}: {error}", case.id)),
+            }
+        }
+    }
+    let [forward, backward] = run;
+    console_log!(
+        "golden: {context} {ops:?}: {} cases, {backward} of them with gradients, {} failed; tightest {tightest:.2}",
+        forward + backward,
+        wrong.len(),
+    );
+    assert!(forward + backward > 0, "no case of {ops:?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Both back ends; compiling a pipeline takes a software WebGPU half a second, so it gets a part of the cases.
+macro_rules! golden_cases {
+    ($($host:ident $gpu:ident [$($op:literal)*] $nth:literal)*) => {$(
+        #[wasm_bindgen_test]
+        async fn $host() {
+            run(&Context::host(), &[$($op),*], 1).await;
+        }
+        #[wasm_bindgen_test]
+        async fn $gpu() {
+            run(&gpu().await, &[$($op),*], $nth).await;
+        }
+    )*};
+}
+
+golden_cases! {
+    host_instance_norm gpu_instance_norm ["instance_norm"] 16
+    host_other_instance_norms gpu_other_instance_norms ["lucid_instance_norm" "mxnet_instance_norm"] 8
+    host_batch_norm gpu_batch_norm ["batch_norm"] 8
+    host_fused_batch_norm gpu_fused_batch_norm ["fused_batch_norm_relu"] 8
+    host_group_norm gpu_group_norm ["group_norm"] 8
+    host_layer_norm gpu_layer_norm ["layer_norm"] 8
+    host_rms_norm gpu_rms_norm ["rms_norm"] 8
+    host_adain gpu_adain ["adain_params" "adain_style" "conditional_instance_norm"] 4
+}
+
+#[wasm_bindgen_test]
+async fn gpu_that_is_lost_is_an_error_and_a_new_one_goes_on() {
+    let data: Vec<f32> = (0..2 * 3 * 5 * 7).map(|i| (i * i % 17) as f32).collect();
+    let call = async |context: &Context, layer: &InstanceNorm2d| -> Result<Vec<f32>, Error> {
+        let x = Tensor::from_slice([2, 3, 5, 7], &data)?.to_context(context)?;
+        layer.forward(context, &x, Mode::Eval)?.to_vec().await
+    };
+    let config = InstanceNorm2d::config(3);
+    let context = fresh_gpu().await;
+    let layer = config.clone().init(&context).expect("a layer");
+    let before = call(&context, &layer).await.expect("the device is there");
+    context.device().expect("on a GPU").destroy();
+    let lost = call(&context, &layer).await;
+    assert!(matches!(lost, Err(Error::Run(RunError::DeviceLost { .. }))), "{lost:?}");
+    let again = call(&context, &layer).await;
+    assert!(matches!(again, Err(Error::Run(RunError::DeviceLost { .. }))), "{again:?}");
+    let context = fresh_gpu().await;
+    let layer = config.init(&context).expect("a layer");
+    assert_eq!(call(&context, &layer).await.expect("the new device is there"), before);
+}
+
+#[wasm_bindgen_test]
+async fn gpu_in_software_is_not_taken_unasked() {
+    let context = Context::open().await;
+    assert_eq!(context.backend(), Backend::Host, "{context}");
+    let reason = context.fallback_reason().map(ToString::to_string).unwrap_or_default();
+    assert!(reason.contains("software"), "{reason}");
+}
