@@ -4,7 +4,7 @@
 fn widen(bits: vec4<u32>) -> vec4<f32> {
   let sign = (bits & vec4(0x8000u)) << vec4(16u);
   let magnitude = bits & vec4(0x7fffu);
-  let normal = bitcast<vec4<f32>>((magnitude << vec4(13u)) + vec4(0x38000000u) | sign);
+  let normal = bitcast<vec4<f32>>(((magnitude << vec4(13u)) + vec4(0x38000000u)) | sign);
   let special = bitcast<vec4<f32>>((magnitude << vec4(13u)) | vec4(0x7f800000u) | sign);
   // 2^-24 · mantissa: an f16 subnormal is a normal f32.
   let subnormal = bitcast<vec4<f32>>(bitcast<vec4<u32>>(vec4<f32>(magnitude) * 5.9604644775390625e-8) | sign);

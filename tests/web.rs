@@ -3,7 +3,12 @@
 #![cfg(target_arch = "wasm32")]
 
 mod common {
-    #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its own part")]
+    #![allow(
+        dead_code,
+        unused_imports,
+        unused_macros,
+        reason = "each test binary uses its own part"
+    )]
     pub mod data;
     pub mod layer;
     pub mod oracle;
@@ -16,9 +21,11 @@ mod common {
 mod golden;
 
 use golden::Run;
-use golden::index::{Case, Golden};
+use golden::index::Golden;
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
+use wgnorm::plan::{Access, Kernel};
 use wgnorm::{
     Backend, Context, ContextOptions, Error, InstanceNorm2d, Mode, NormLayer, Preference, RunError,
     Tensor,
@@ -81,18 +88,23 @@ async fn fresh_gpu() -> Context {
     Context::open_with(&options).await.expect("the browser runs with WebGPU on")
 }
 
-/// Cases of some ops, every `nth` of those with gradients and of those without; all that fail are told.
+/// Cases of some ops, every `nth` of those of one element type and memory order, with gradients or without; all that
+/// fail are told.
 async fn run(context: &Context, ops: &[&str], nth: usize) {
     let golden = Golden::read(embedded).expect("the vectors");
+    let on_gpu = context.backend() == Backend::Gpu;
+    let mut kinds = BTreeMap::<_, Vec<_>>::new();
+    for case in golden.cases.iter().filter(|case| ops.contains(&&*case.op)) {
+        if let Ok(runner) = golden::supported(case, on_gpu) {
+            let backward = case.inputs.keys().any(|name| name.starts_with("dy"));
+            let kind = (backward, case.dtype_name(), case.layout.as_deref());
+            kinds.entry(kind).or_default().push((case, runner));
+        }
+    }
     let (mut run, mut wrong, mut tightest) = ([0; 2], Vec::new(), 0f64);
-    let of_ops = |case: &&Case| ops.contains(&&*case.op);
-    for backward in [false, true] {
-        let has_gradients = |case: &&Case| case.inputs.keys().any(|name| name.starts_with("dy"));
-        let cases = golden.cases.iter().filter(of_ops).filter(|c| has_gradients(c) == backward);
-        for case in cases.step_by(nth) {
-            let on_gpu = context.backend() == Backend::Gpu;
-            let Ok(runner) = golden::supported(case, on_gpu) else { continue };
-            run[usize::from(backward)] += 1;
+    for (kind, cases) in kinds {
+        for (case, runner) in cases.into_iter().step_by(nth) {
+            run[usize::from(kind.0)] += 1;
             match runner(&Run { golden: &golden, case, context }).await {
                 Ok(share) => tightest = tightest.max(share),
                 Err(error) => wrong.push(format!("{}: {error}", case.id)),
@@ -124,13 +136,13 @@ macro_rules! golden_cases {
 }
 
 golden_cases! {
-    host_instance_norm gpu_instance_norm ["instance_norm"] 16
-    host_other_instance_norms gpu_other_instance_norms ["lucid_instance_norm" "mxnet_instance_norm"] 8
-    host_batch_norm gpu_batch_norm ["batch_norm"] 8
-    host_fused_batch_norm gpu_fused_batch_norm ["fused_batch_norm_relu"] 8
-    host_group_norm gpu_group_norm ["group_norm"] 8
-    host_layer_norm gpu_layer_norm ["layer_norm"] 8
-    host_rms_norm gpu_rms_norm ["rms_norm"] 8
+    host_instance_norm gpu_instance_norm ["instance_norm"] 20
+    host_other_instance_norms gpu_other_instance_norms ["lucid_instance_norm" "mxnet_instance_norm"] 12
+    host_batch_norm gpu_batch_norm ["batch_norm"] 10
+    host_fused_batch_norm gpu_fused_batch_norm ["fused_batch_norm_relu"] 10
+    host_group_norm gpu_group_norm ["group_norm"] 10
+    host_layer_norm gpu_layer_norm ["layer_norm"] 10
+    host_rms_norm gpu_rms_norm ["rms_norm"] 10
     host_adain gpu_adain ["adain_params" "adain_style" "conditional_instance_norm"] 4
 }
 
@@ -161,4 +173,40 @@ async fn gpu_in_software_is_not_taken_unasked() {
     assert_eq!(context.backend(), Backend::Host, "{context}");
     let reason = context.fallback_reason().map(ToString::to_string).unwrap_or_default();
     assert!(reason.contains("software"), "{reason}");
+}
+
+/// What the browser's own compiler (Tint in Chromium) says against a shader.
+async fn complaints(device: &wgpu::Device, source: &str) -> Vec<String> {
+    // A module that is refused is an error on the device, too.
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let source = wgpu::ShaderSource::Wgsl(source.into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    let refused = scope.pop().await.map(|error| error.to_string());
+    let messages = module.get_compilation_info().await.messages.into_iter();
+    let errors = messages.filter(|m| m.message_type == wgpu::CompilationMessageType::Error);
+    errors.map(|error| error.message).chain(refused).collect()
+}
+
+#[wasm_bindgen_test]
+async fn gpu_compiler_accepts_every_shader() {
+    let context = gpu().await;
+    let device = context.device().expect("on a GPU");
+    let mut wrong = Vec::new();
+    let mut sources: Vec<_> = Kernel::ALL
+        .into_iter()
+        .flat_map(|kernel| Access::ALL.map(|access| kernel.source(access)))
+        .collect();
+    sources.push(include_str!("../examples/style_transfer/src/shaders/conv.wgsl").to_owned());
+    sources.push(include_str!("../examples/style_transfer/src/shaders/pool.wgsl").to_owned());
+    for source in &sources {
+        wrong.extend(complaints(device, source).await);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What naga does not check: all lanes of a workgroup come to a barrier.
+    let divided = "@compute @workgroup_size(4)
+        fn main(@builtin(local_invocation_index) lane: u32) {
+            if lane == 0u { workgroupBarrier(); }
+        }";
+    let told = complaints(device, divided).await;
+    assert!(told.iter().any(|told| told.contains("uniform")), "{told:?}");
 }
