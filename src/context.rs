@@ -1,13 +1,15 @@
 //! Where the work is done: a GPU that we open, the application's GPU, or the host.
 
 use crate::OpenError;
-#[cfg(feature = "gpu")]
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 use crate::TuningError;
 #[cfg(feature = "gpu")]
 use crate::gpu::{self, Gpu};
 use crate::host::HostPool;
 #[cfg(feature = "gpu")]
-use crate::plan::{Caps, Tunings};
+use crate::plan::Caps;
+#[cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+use crate::plan::Tunings;
 use std::{fmt, sync::Arc};
 
 /// The two ways a layer can run.
@@ -239,17 +241,19 @@ impl Context {
         }
     }
 
-    /// What has been measured, or brought along, so far; `None` on the host.
+    /// What has been measured, or brought along, so far; `None` on the host. Native only.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn tunings(&self) -> Option<Tunings> {
         self.gpu().map(|gpu| gpu.tunings())
     }
 
     /// Puts what was measured in an earlier run, 4096 calls of it at most, in place of what is known, for calls that
-    /// are prepared from now on. No effect on the host.
+    /// are prepared from now on. No effect on the host. Native only.
     ///
     /// # Errors
     /// [`TuningError`] if they are of another device or driver, or of another version of this crate; nothing
     /// is taken over then.
+    #[cfg(not(target_arch = "wasm32"))]
     pub fn set_tunings(&self, tunings: &Tunings) -> Result<(), TuningError> {
         self.gpu().map_or(Ok(()), |gpu| gpu.set_tunings(tunings))
     }

@@ -88,6 +88,17 @@ impl View {
     }
 }
 
+/// Sorts as few things as a view has axes, stably. What std has for it is made for many: 6 kB of a page's module.
+pub(crate) fn sort_axes<T, K: Ord>(axes: &mut [T], key: impl Fn(&T) -> K) {
+    for end in 1..axes.len() {
+        let mut at = end;
+        while at > 0 && key(&axes[at - 1]) > key(&axes[at]) {
+            axes.swap(at - 1, at);
+            at -= 1;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -254,6 +254,12 @@ fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
 }
 
 impl Gpu {
+    /// The plan of a call. A browser's thread cannot wait for the device, so nothing is measured there.
+    #[cfg(target_arch = "wasm32")]
+    fn plan(&self, job: &Job, operands: &Operands<'_>) -> Result<Plan, Error> {
+        Ok(job.plan(&self.caps(), &operands.offsets())?)
+    }
+
     pub fn prepare(
         &self,
         plan: &Plan,

@@ -1,13 +1,8 @@
 //! The shaders of the kernels: source, entry point, constants. Layouts and bind groups derive from
 //! [`Kernel::bindings`], and a test holds that table against what naga reflects.
 
+use super::wgsl::wgsl;
 use crate::plan::{Access, Kernel, Overrides, Role};
-
-macro_rules! wgsl {
-    ($name:literal) => {
-        include_str!(concat!("../../shaders/", $name, ".wgsl"))
-    };
-}
 
 impl Kernel {
     /// Name of the entry point, also the stem of the WGSL file.
@@ -56,7 +51,7 @@ impl Kernel {
         self.bindings().iter().any(|&(bound, _)| bound == role)
     }
 
-    /// The WGSL of the module: files put one after another, nothing generated.
+    /// The WGSL of the module: files put one after another, nothing generated but their comments taken out.
     pub fn source(self, access: Access) -> String {
         let mut files = vec![wgsl!("prelude")];
         if self.has_elements() {
@@ -107,7 +102,10 @@ impl Kernel {
             Kernel::StyleTables => wgsl!("style_tables"),
             Kernel::MixRows => wgsl!("mix_rows"),
         });
-        files.concat()
+        files
+            .iter()
+            .map(|file| str::from_utf8(file).expect("comments end at whole characters"))
+            .collect()
     }
 
     /// The constants of this kernel. Only those it declares: an unknown name is an error.

@@ -14,7 +14,9 @@ mod open;
 mod pipelines;
 mod readback;
 mod run;
+#[cfg(not(target_arch = "wasm32"))]
 mod tune;
+mod wgsl;
 
 pub(crate) use crate::plan::Operand;
 pub use encode::Recorder;
@@ -38,6 +40,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+#[cfg(not(target_arch = "wasm32"))]
 use tune::Tuner;
 use wgpu::BufferUsages as Usage;
 
@@ -67,6 +70,7 @@ pub(crate) struct Gpu {
     sink: wgpu::Buffer,
     /// Calls that belong to no layer: statistics merged, tables made.
     calls: CallCache,
+    #[cfg(not(target_arch = "wasm32"))]
     tuner: Tuner,
     tensors: Arc<Pool>,
     staging: Pool,
@@ -93,6 +97,7 @@ impl Gpu {
             absent,
             sink,
             calls: CallCache::default(),
+            #[cfg(not(target_arch = "wasm32"))]
             tuner: Tuner::default(),
             tensors: Arc::new(Pool::new("wgnorm tensor", usage)),
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),

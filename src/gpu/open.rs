@@ -59,8 +59,8 @@ fn choose(
 ) -> Result<Vec<wgpu::Adapter>, OpenError> {
     if let Some(wanted) = wanted {
         let found = adapters.iter().map(|a| a.get_info().name).collect();
-        let lower = wanted.to_lowercase();
-        adapters.retain(|a| a.get_info().name.to_lowercase().contains(&lower));
+        let lower = wanted.to_ascii_lowercase();
+        adapters.retain(|a| a.get_info().name.to_ascii_lowercase().contains(&lower));
         if adapters.is_empty() {
             return Err(OpenError::NoSuchAdapter { wanted: wanted.to_owned(), found });
         }
@@ -71,10 +71,13 @@ fn choose(
             return Err(OpenError::SoftwareOnly { name });
         }
     }
+    // Of a browser's one adapter there is nothing to sort, and sorting is 3 kB of a module.
+    #[cfg(not(target_arch = "wasm32"))]
     adapters.sort_by_key(|a| rank(&a.get_info()));
     Ok(adapters)
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 /// Lower is better. Several back ends may list the same GPU; OpenGL is the last resort.
 fn rank(info: &wgpu::AdapterInfo) -> (u8, bool) {
     let kind = match info.device_type {

@@ -24,12 +24,10 @@ pub(crate) struct Tuner {
     on: AtomicBool,
     calls: Mutex<BTreeMap<Name, TunedCall>>,
     /// Held while measuring: who comes meanwhile would be in its times, and it in theirs.
-    #[cfg(not(target_arch = "wasm32"))]
     measuring: Mutex<()>,
 }
 
 impl Gpu {
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn set_autotune(&self, on: bool) {
         self.tuner.on.store(on, Ordering::Relaxed);
     }
@@ -101,12 +99,6 @@ impl Gpu {
             }
         }
     }
-
-    /// A browser's thread cannot wait for the device.
-    #[cfg(target_arch = "wasm32")]
-    fn measure(&self, _: &Job, _: &Operands<'_>) -> Result<Option<(Tuning, [u64; 2])>, Error> {
-        Ok(None)
-    }
 }
 
 impl Tuner {
@@ -120,7 +112,6 @@ impl Tuner {
 
     /// `None` while another call is measured. Not waited for: it could be one further up this very stack,
     /// from a callback of the application's that polling the device has called.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn begin(&self) -> Option<MutexGuard<'_, ()>> {
         match self.measuring.try_lock() {
             Ok(guard) => Some(guard),

@@ -13,10 +13,10 @@ mod memory;
 mod parallel;
 mod reduce;
 mod running;
+mod small;
 mod stats;
 mod style;
 mod walk;
-mod widths;
 
 pub(crate) use memory::{Block, Free, HostPool};
 pub(crate) use running::HostRunning;
@@ -29,10 +29,10 @@ use crate::tensor::{HostData, Values, each_type};
 use apply::{Normalizer, Table};
 use grads::{Differentiator, Outputs, Sums};
 use reduce::Merge;
+use small::{Widened, each_width};
 use stats::Moments;
 use std::sync::{Arc, Mutex};
 use walk::{Spread, Walk, group_strides};
-use widths::{Widened, each_width};
 
 /// The operands of one call, as long as the view says.
 #[derive(Clone, Copy)]
@@ -239,7 +239,7 @@ pub(crate) fn group_sums(
     dy: &HostData<'_>,
 ) -> Vec<f64> {
     if let Some(wide) = Widened::of(operands) {
-        return group_sums(problem, &wide.operands(), &widths::widen(dy));
+        return group_sums(problem, &wide.operands(), &small::widen(dy));
     }
     let (problem, operands) = &counting(problem, operands);
     if problem.view.elements() == 0 {
@@ -288,7 +288,7 @@ pub(crate) fn backward(
 ) -> Gradients {
     if let Some(wide) = Widened::of(operands) {
         let request = Request { into: [None, None], ..request };
-        let grads = backward(pool, problem, &wide.operands(), &widths::widen(dy), request);
+        let grads = backward(pool, problem, &wide.operands(), &small::widen(dy), request);
         let daddend = grads.daddend.map(|daddend| wide.narrow(daddend));
         return Gradients { dx: wide.narrow(grads.dx), daddend, ..grads };
     }

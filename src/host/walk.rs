@@ -1,8 +1,9 @@
 //! The order in which the host visits a view: as the elements lie in memory, run by run.
 
 use super::parallel::BLOCK;
+use crate::Element;
 use crate::problem::Problem;
-use crate::{Element, View};
+use crate::view::{View, sort_axes};
 use std::ops::Range;
 
 /// Elements of x (512 KiB of f32) that a core's cache still holds when a second pass reads them.
@@ -99,7 +100,7 @@ impl Walk {
                 key: key[d] as usize,
             },
         });
-        sorted.sort_by_key(|axis| std::cmp::Reverse(axis.stride.data));
+        sort_axes(&mut sorted, |axis| std::cmp::Reverse(axis.stride.data));
         Walk::merged(sorted)
     }
 

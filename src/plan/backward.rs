@@ -3,7 +3,8 @@
 use super::geometry::{BACKWARDS, ENTRY, Geometry, PLAIN, Pass, Slicing};
 use super::{Caps, Kernel, Offsets, Operand, Overrides, Plan, Role, Wants};
 use crate::problem::Problem;
-use crate::{Activation, DType, PlanError, View};
+use crate::view::{View, sort_axes};
+use crate::{Activation, DType, PlanError};
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -38,7 +39,7 @@ impl View {
         }
         reduced.append(&mut spare);
         let order = |axes: &mut Vec<usize>| {
-            axes.sort_by_key(|&axis| {
+            sort_axes(axes, |&axis| {
                 std::cmp::Reverse(if self.extent[axis] > 1 { self.data[axis] } else { u32::MAX })
             });
         };

@@ -3,6 +3,7 @@
 use super::super::activation;
 use super::super::apply::{Normalizer, Table};
 use super::super::columns::Columns;
+use super::super::small::SMALL;
 use super::super::walk::{Run, Walk};
 use super::lanes::{
     BATCH, Itself, Map, PAST_CACHES, Scratch, Sink, TILE, Tile, Work, as_f32, as_f32_mut,
@@ -402,7 +403,11 @@ pub(super) fn write_run<T: Element, S: Simd>(
 ) {
     let stream = normalizer.fast.streams(run.len);
     let simple = normalizer.addend.is_none()
-        && matches!(normalizer.activation, Activation::None | Activation::Relu);
+        && match normalizer.activation {
+            Activation::None => true,
+            Activation::Relu => !SMALL,
+            _ => false,
+        };
     if simple
         && let Some(x) = as_f32(&normalizer.x[run.at.data..])
         && let Some(y) = as_f32_mut(y)

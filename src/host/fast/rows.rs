@@ -2,6 +2,7 @@
 //! the second read is from the nearest cache.
 
 use super::super::apply::{Normalizer, Table, rstd};
+use super::super::small::SMALL;
 use super::super::stats::{self, Moments};
 use super::super::walk::{Axis, Indices, Run, Walk};
 use super::apply::{Along, line, write_run};
@@ -103,7 +104,8 @@ pub(in super::super) fn forward<T: Element>(
     y: &mut [T],
     mut kept: Option<&mut Vec<Moments>>,
 ) -> bool {
-    if !normalizer.fast.is_possible::<T>() {
+    // In two passes over a part, see `stats` and `apply`, it is the same.
+    if SMALL || !normalizer.fast.is_possible::<T>() {
         return false;
     }
     let Some(groups) = Groups::of(part) else { return false };

@@ -1,12 +1,13 @@
-//! The element types that have loops of their own: natively all. In a module for the web, to whose size each
-//! would add a quarter, 16 bits are widened to f32 before and narrowed after, both exactly as the loops do it.
+//! Which loops there are: natively all. In a page's module, which is downloaded before it works, those are left out
+//! that others do as well, if slower; and 16 bits, whose loops would be a third of all, are widened to f32 before
+//! and narrowed after, both exactly as the loops do it.
 
 use super::Operands;
 use crate::tensor::HostData;
 use half::{bf16, f16};
 
-/// Whether 16 bits have no loops of their own.
-pub(super) const WIDENS: bool = cfg!(target_arch = "wasm32");
+/// Whether size counts more than the last tenth of speed.
+pub(super) const SMALL: bool = cfg!(target_arch = "wasm32");
 
 /// Runs `$body` with `$values` the typed values of host data that have been widened where they have to be.
 macro_rules! each_width {
@@ -14,7 +15,7 @@ macro_rules! each_width {
         match $data {
             HostData::F32($values) => $body,
             HostData::F64($values) => $body,
-            HostData::F16(_) | HostData::BF16(_) if $crate::host::widths::WIDENS => {
+            HostData::F16(_) | HostData::BF16(_) if $crate::host::small::SMALL => {
                 unreachable!("these are widened before")
             }
             HostData::F16($values) => $body,
@@ -35,7 +36,7 @@ impl<'a> Widened<'a> {
     /// `None` if they have loops of their own.
     pub fn of(operands: &Operands<'a>) -> Option<Self> {
         let is_half = matches!(operands.x, HostData::F16(_) | HostData::BF16(_));
-        (WIDENS && is_half).then(|| Widened {
+        (SMALL && is_half).then(|| Widened {
             x: widen(operands.x),
             addend: operands.addend.map(widen),
             rest: *operands,
