@@ -20,7 +20,7 @@ impl fmt::Display for Float {
                 }
                 Err(_) => f.write_str(&digits),
             },
-            None => f.write_str(&digits.to_lowercase()),
+            None => f.write_str(&digits.to_ascii_lowercase()),
         }
     }
 }

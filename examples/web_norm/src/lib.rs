@@ -1,37 +1,59 @@
+//! Instance normalization for JavaScript: a class, its types in TypeScript, and no other API than this.
+//!
+//! `examples/web.sh` builds it; `web/index.html` beside it is what using it takes.
 #![cfg(target_arch = "wasm32")]
-use wasm_bindgen::prelude::*;
-use wgnorm::{Affine, Context, InstanceNorm1d, Mode, NormLayer, Tensor};
+#![warn(missing_docs)]
 
+use wasm_bindgen::prelude::*;
+use wgnorm::{Context, Mode, NormLayer, Tensor};
+
+/// Instance normalization (Ulyanov et al. 2016, arXiv:1607.08022) as PyTorch computes it: every channel of every
+/// sample gets mean 0 and variance 1, then the channel's weight and bias (1 and 0 unless set).
 #[wasm_bindgen]
 pub struct InstanceNorm {
     context: Context,
-    layer: InstanceNorm1d,
-}
-
-fn js(error: wgnorm::Error) -> JsError {
-    JsError::new(&error.to_string())
+    layer: wgnorm::InstanceNorm,
 }
 
 #[wasm_bindgen]
 impl InstanceNorm {
-    pub async fn create(num_features: usize) -> Result<InstanceNorm, JsError> {
+    /// A layer for `numFeatures` channels, on the browser's GPU, or on the processor where there is none, or one that
+    /// is none in hardware. `eps`, added to the variance, is 1e-5 if left out.
+    pub async fn open(
+        #[wasm_bindgen(js_name = numFeatures)] num_features: usize,
+        eps: Option<f64>,
+    ) -> Result<InstanceNorm, JsError> {
         let context = Context::open().await;
-        let layer = InstanceNorm1d::config(num_features)
-            .with_affine(Affine::Both)
-            .init(&context)
-            .map_err(js)?;
+        let config = wgnorm::InstanceNorm::config(num_features).with_scale(true);
+        let layer = config.with_eps(eps.unwrap_or(1e-5)).init(&context)?;
         Ok(InstanceNorm { context, layer })
     }
+
+    /// Where it works, and why there if that is not the GPU.
+    #[wasm_bindgen(getter)]
+    pub fn backend(&self) -> String {
+        self.context.to_string()
+    }
+
+    /// A factor for each channel.
+    #[wasm_bindgen(js_name = setWeight)]
+    pub fn set_weight(&mut self, weight: &[f32]) -> Result<(), JsError> {
+        Ok(self.layer.set_weight(&Tensor::from_slice([weight.len()], weight)?)?)
+    }
+
+    /// A summand for each channel.
+    #[wasm_bindgen(js_name = setBias)]
+    pub fn set_bias(&mut self, bias: &[f32]) -> Result<(), JsError> {
+        Ok(self.layer.set_bias(&Tensor::from_slice([bias.len()], bias)?)?)
+    }
+
+    /// The normalized `x` of shape (samples, channels, positions on one axis or more), the last axis side by side.
     pub async fn forward(
         &self,
         x: Vec<f32>,
-        n: usize,
-        c: usize,
-        l: usize,
+        #[wasm_bindgen(unchecked_param_type = "ArrayLike<number>")] shape: Vec<usize>,
     ) -> Result<Vec<f32>, JsError> {
-        let x = Tensor::from_vec([n, c, l], x).map_err(|e| js(e.into()))?;
-        let x = x.to_context(&self.context).map_err(js)?;
-        let y = self.layer.forward(&self.context, &x, Mode::Eval).map_err(js)?;
-        y.to_vec().await.map_err(js)
+        let x = Tensor::from_vec(shape, x)?.to_context(&self.context)?;
+        Ok(self.layer.forward(&self.context, &x, Mode::Eval)?.to_vec().await?)
     }
 }

@@ -391,7 +391,7 @@ fn write_short<T: Element, S: Simd, const RELU: bool>(
 }
 
 /// A run of y, at the start of `y`.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) fn write_run<T: Element, S: Simd>(
     simd: S,
     normalizer: &Normalizer<'_, T>,
@@ -441,7 +441,7 @@ pub(super) fn write_run<T: Element, S: Simd>(
 }
 
 /// What the activation is applied to, in `z`; of a run as long as a tile at most.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) fn preactivation<T: Element, S: Simd>(
     simd: S,
     normalizer: &Normalizer<'_, T>,
@@ -467,7 +467,7 @@ pub(super) fn preactivation<T: Element, S: Simd>(
 
 /// The activation of the first `len` values, in another tile: selections in place become masked stores,
 /// which are slow on AMD's processors (f16 with ReLU had half its speed).
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 fn activate<S: Simd>(simd: S, activation: Activation, z: &Tile, y: &mut Tile, len: usize) {
     match activation {
         Activation::Relu => {

@@ -95,7 +95,7 @@ impl<const K: usize> Sums<K> {
 
     /// Adds the terms of rows. One after the other: of four at a time, each sum then being read and
     /// written once, memory gives 12 GB/s instead of 16.
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     pub fn add<S: Simd, const N: usize>(
         &mut self,
         simd: S,
@@ -111,7 +111,7 @@ impl<const K: usize> Sums<K> {
     }
 
     /// Adds the terms of a part of a row, to the sums of the columns from the `first` on.
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     pub fn add_piece<S: Simd, const N: usize>(
         &mut self,
         simd: S,

@@ -1,6 +1,7 @@
 //! Arithmetic on f32 in vector registers, compiled for several sets of instructions, one of which is
 //! picked at run time. All loops over elements are here; what they compute is given as small types, whose
-//! methods are `inline(always)`: only what ends up in one function is compiled for its instructions.
+//! methods are `inline(always)`: only what ends up in one function is compiled for its instructions. In wasm all
+//! functions have the same, so that the larger ones are left to the compiler, for the module's size.
 
 use crate::Element;
 use pulp::Simd;
@@ -43,6 +44,7 @@ pub(super) trait Work {
 }
 
 /// Runs `work` with the widest vectors that this processor has.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
 pub(super) fn vectorized<W: Work>(work: W) -> W::Output {
     struct Op<W>(W);
     impl<W: Work> pulp::WithSimd for Op<W> {
@@ -54,6 +56,15 @@ pub(super) fn vectorized<W: Work>(work: W) -> W::Output {
         }
     }
     pulp::Arch::new().dispatch(Op(work))
+}
+
+/// Runs `work` with the vectors that this module is compiled for: asked at run time, it would bring loops without
+/// them along, too.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[allow(unsafe_code)]
+pub(super) fn vectorized<W: Work>(work: W) -> W::Output {
+    // SAFETY: it runs nowhere else.
+    work.run(unsafe { pulp::wasm::Simd128::new_unchecked() })
 }
 
 /// `len` values, and all that lie behind them: where lanes reach beyond the end, what they read there is
@@ -110,7 +121,7 @@ const CHAINS: usize = 4;
 
 /// `K` sums over as many values of each of their terms, in f32. In lanes behind the last value stands
 /// `fill`, of which the terms must be zeros.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) fn sums<S: Simd, const N: usize, const K: usize>(
     simd: S,
     values: [Values<'_>; N],
@@ -199,7 +210,7 @@ pub(super) fn to_line<T>(y: &[T]) -> usize {
 
 impl Sink<'_> {
     /// Fills it with what becomes of values of `x` and of `K` tables.
-    #[inline(always)]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     pub fn fill<S: Simd, const K: usize, M: Map<K>>(
         self,
         simd: S,

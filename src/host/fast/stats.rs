@@ -170,7 +170,7 @@ pub(super) fn guess<T: Element, S: Simd>(
 }
 
 /// The moments of the first `len` values, from a guess of their mean.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) fn row_about<T: Element, S: Simd>(
     simd: S,
     x: &[T],
@@ -209,7 +209,7 @@ impl Terms<1, 2> for Distances {
 }
 
 /// Sums of distances from `guess`.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 fn distances<T: Element, S: Simd, const K: usize>(
     simd: S,
     x: &[T],
@@ -274,7 +274,7 @@ fn about(count: f64, guess: f32, sum: f64, squares: f64) -> Moments {
 }
 
 /// The moments of keys that are columns. What is found for one key does not depend on the others.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 fn of_columns<T: Element, S: Simd>(
     simd: S,
     columns: &Columns,
@@ -341,7 +341,7 @@ fn of_columns<T: Element, S: Simd>(
 }
 
 /// Sums over every key of what the terms make of x and the key's guess.
-#[inline(always)]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 fn key_sums<T: Element, S: Simd, const K: usize>(
     simd: S,
     columns: &Columns,
