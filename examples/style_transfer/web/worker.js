@@ -135,7 +135,7 @@ function coded(code, message) {
   return Object.assign(new Error(message), { code });
 }
 
-/** A trap leaves the module in no state to go on; the page starts a new worker. */
+/** Our own errors have codes. Whatever else comes up leaves the module in no state to go on. */
 function codeOf(error) {
-  return error.code ?? (error instanceof WebAssembly.RuntimeError ? "crashed" : "broken");
+  return typeof error.code === "string" ? error.code : "crashed";
 }
