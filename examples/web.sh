@@ -51,7 +51,7 @@ build() { # package folder [assets in examples/folder...]
 
 install_tools
 build web-norm web_norm
-build style-transfer style_transfer assets/astronaut.png assets/styles
+build style-transfer style_transfer assets/styles
 [ "${1:-}" = build ] && exit
 echo "http://localhost:${PORT:-8080}/style_transfer/ and http://localhost:${PORT:-8080}/web_norm/"
 exec python3 -m http.server --bind 127.0.0.1 --directory "$out" "${PORT:-8080}"

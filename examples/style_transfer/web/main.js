@@ -7,7 +7,7 @@ import { View } from "./view.js";
 /** The longest side that is painted: what the processor, or software in a GPU's place, does in seconds; what keeps a
  *  GPU's memory free for others. A GPU that allows less says so. */
 const LONGEST = { host: 1024, software: 1024, gpu: 2048 };
-/** Sides of the camera's pictures, the first at which a frame takes less than SLOW_FRAME_MS. */
+/** Sides of the camera's pictures: the first at which a frame takes less than SLOW_FRAME_MS. */
 const FILM_SIDES = [384, 256, 192, 128];
 const SLOW_FRAME_MS = 180;
 
@@ -19,12 +19,14 @@ const studio = new Studio({ preference, fault: query.has("fault") });
 const view = new View();
 const camera = new Camera();
 
-/** What is on the wall: its name, a source in full size, and the canvas that is painted. */
+/** What is on the wall: its name, how large it was, and the canvas that is painted. */
 let picture;
 /** What happened since the last painting was asked for, and belongs beside its time. */
 let news = [];
 /** The longest side that the device took, where it refused more. */
 let refused = Infinity;
+/** Why the processor paints, as far as it was told. */
+let told;
 
 const state = (name) => (document.documentElement.dataset.state = name);
 const say = (...sentences) => ($("status").textContent = sentences.filter(Boolean).join(" "));
@@ -41,19 +43,19 @@ function longest() {
 /** Hangs a picture and has it painted. */
 async function show(source, name, credit = "") {
   const canvas = canvasOf(source, longest());
-  picture = { source, name, credit, canvas };
+  picture = { name, credit, full: times(source.width, source.height), canvas };
+  source.close(); // it may be a hundred megabytes
   view.hang(canvas);
   $("download").disabled = true;
   await paint();
 }
 
 async function paint() {
-  const { canvas, source, name } = picture;
+  const { canvas, full, name } = picture;
   const { width, height } = canvas;
   const style = chosenStyle();
-  const [fullWidth, fullHeight] = [source.videoWidth ?? source.width, source.videoHeight ?? source.height];
-  const scaled =
-    width < fullWidth && `Scaled from ${times(fullWidth, fullHeight)} to ${times(width, height)}, which this device paints.`;
+  const size = times(width, height);
+  const scaled = size !== full && `Scaled from ${full} to ${size}, which this device paints.`;
   caption(style);
   state(studio.backend ? "painting" : "starting");
   $("retry").hidden = true;
@@ -85,7 +87,7 @@ async function explain(error) {
   // The device knows what it holds: smaller, and told.
   if (error.code === "too-large" && error.longestSide < refused) {
     refused = error.longestSide;
-    picture.canvas = canvasOf(picture.source, refused);
+    picture.canvas = canvasOf(picture.canvas, refused);
     view.hang(picture.canvas);
     return paint();
   }
@@ -157,7 +159,8 @@ function introduce(detail) {
   $("backend").textContent = backend === "gpu" ? "the GPU, through WebGPU" : "the processor";
   $("adapter").textContent = adapterWords(detail);
   document.documentElement.dataset.backend = backend;
-  if (fallback) news.push(FALLBACKS[fallback]);
+  // A worker that replaces another finds the same.
+  if (fallback && fallback !== told) news.push(FALLBACKS[(told = fallback)]);
 }
 
 studio.addEventListener("opened", ({ detail }) => {
@@ -245,7 +248,7 @@ $("snap").addEventListener("click", async () => {
   const shot = await createImageBitmap(camera.video);
   stopCamera();
   $("choose").focus();
-  await show(shot, "Self-portrait").catch(explain);
+  await show(shot, "Snapshot").catch(explain);
 });
 
 function stopCamera() {
@@ -262,12 +265,12 @@ async function film() {
   view.rest();
   state("live");
   say("Live. Painting small pictures, so that they come fast; the one you take is painted in full.");
-  let [step, pace] = [0, undefined];
+  let [step, frames, pace] = [0, 0, 0];
   while (camera.on) {
     const began = performance.now();
     const canvas = canvasOf(camera.video, FILM_SIDES[step]);
     const style = chosenStyle();
-    picture = { source: canvas, name: "Camera", credit: "", canvas };
+    picture = { name: "Camera", credit: "", full: times(canvas.width, canvas.height), canvas };
     try {
       const painting = await studio.paint(request(canvas, style));
       if (!camera.on) break;
@@ -279,15 +282,20 @@ async function film() {
       stopCamera();
       return explain(error);
     }
-    const took = performance.now() - began;
-    pace = pace === undefined ? took : 0.8 * pace + 0.2 * took;
-    $("fps").textContent = `${(1000 / pace).toFixed(1)} frames per second`;
-    if (pace > SLOW_FRAME_MS && step + 1 < FILM_SIDES.length) [step, pace] = [step + 1, undefined];
     $("download").disabled = false;
     // A frame of the page between two of the film: it must stay responsive.
     await new Promise((resolve) => requestAnimationFrame(resolve));
+    const took = performance.now() - began;
+    // The first frame of a size also makes its buffers.
+    if (++frames > 1) {
+      pace = frames === 2 ? took : 0.8 * pace + 0.2 * took;
+      $("fps").textContent = `${(1000 / pace).toFixed(1)} frames per second`;
+      if (pace > SLOW_FRAME_MS && step + 1 < FILM_SIDES.length) [step, frames] = [step + 1, 0];
+    }
   }
-  if (document.documentElement.dataset.state === "live") state("painted");
+  if (document.documentElement.dataset.state !== "live") return;
+  say("The camera is off; its last frame stays.");
+  state("painted");
 }
 
 // For tests: a device that is lost on demand.
@@ -295,7 +303,7 @@ if (query.has("fault")) window.loseDevice = () => studio.loseDevice();
 
 state("starting");
 try {
-  const photograph = await fetch("astronaut.png");
+  const photograph = await fetch("astronaut.jpg");
   if (!photograph.ok) throw new PictureError("The example could not be fetched. Choose a picture of your own.");
   const source = await decode(await photograph.blob());
   if (!picture) await show(source, "Astronaut", "after a photograph by NASA, public domain");

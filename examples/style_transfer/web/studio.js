@@ -13,6 +13,7 @@ export class Studio extends EventTarget {
   #module;
   #running;
   #waiting;
+  #broken = false;
   #crashes = 0;
   #ids = 0;
   /** What the worker says of its back end, once it does. */
@@ -46,6 +47,7 @@ export class Studio extends EventTarget {
   }
 
   #start() {
+    this.#broken = false;
     this.#worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.#worker.onmessage = ({ data }) => this.#hear(data);
     this.#worker.onerror = (event) => this.#crashed(event.message ?? "the worker could not be started");
@@ -55,6 +57,10 @@ export class Studio extends EventTarget {
   #next() {
     const job = this.#waiting;
     if (!job) return;
+    if (this.#broken) {
+      this.#worker.terminate();
+      this.#start();
+    }
     [this.#running, this.#waiting] = [job, undefined];
     job.began = performance.now();
     this.#worker.postMessage({ type: "paint", id: job.id, ...job.request });
@@ -75,7 +81,7 @@ export class Studio extends EventTarget {
       return this.dispatchEvent(new CustomEvent(type, { detail: backend }));
     }
     if (type === "unopened") {
-      this.dispatchEvent(new CustomEvent("unopened", { detail: told }));
+      this.#broken = true; // the next wish tries again
       return this.#settle((job) => job.reject(Object.assign(new Error(told.message), told)));
     }
     if (told.id !== this.#running?.id) return;

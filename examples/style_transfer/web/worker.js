@@ -25,7 +25,7 @@ async function open(request) {
     painter = await Painter.open(preference);
     postMessage({ type: "opened", module, ...(await description()) });
   } catch (error) {
-    // Without a module nothing can be painted; what is asked for meanwhile must not wait for ever.
+    // Nothing can be painted here; what is asked for goes to the next worker.
     queue = new Promise(() => {});
     postMessage({ type: "unopened", code: codeOf(error), message: error.message });
   }
