@@ -55,12 +55,14 @@ async function paint() {
   const { width, height } = canvas;
   const style = chosenStyle();
   const size = times(width, height);
-  const scaled = size !== full && `Scaled from ${full} to ${size}, which this device paints.`;
+  const scaled = full && size !== full && `Scaled from ${full} to ${size}, which this device paints.`;
   caption(style);
   state(studio.backend ? "painting" : "starting");
   $("retry").hidden = true;
   $("progress").removeAttribute("value");
   say("Painting …", scaled);
+  for (const id of ["prepared", "time"]) $(id).textContent = "…";
+  $("bars").replaceChildren();
   try {
     const painting = await studio.paint(request(canvas, style), (done, total) => {
       $("progress").max = total;
@@ -110,7 +112,7 @@ async function explain(error) {
 function caption(style) {
   $("title").textContent = picture.name;
   $("in-style").textContent = style;
-  $("credit").textContent = picture.credit;
+  $("credit").textContent = picture.credit || `after a photograph of ${picture.full}`;
   $("size").textContent = times(picture.canvas.width, picture.canvas.height);
 }
 
@@ -270,7 +272,7 @@ async function film() {
     const began = performance.now();
     const canvas = canvasOf(camera.video, FILM_SIDES[step]);
     const style = chosenStyle();
-    picture = { name: "Camera", credit: "", full: times(canvas.width, canvas.height), canvas };
+    picture = { name: "Camera", credit: "after what the camera sees", canvas };
     try {
       const painting = await studio.paint(request(canvas, style));
       if (!camera.on) break;
