@@ -48,10 +48,13 @@ export class Studio extends EventTarget {
 
   #start() {
     this.#broken = false;
-    this.#worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data }) => this.#hear(data);
-    this.#worker.onerror = (event) => this.#crashed(event.message ?? "the worker could not be started");
-    this.#worker.postMessage({ type: "open", module: this.#module, ...this.#options });
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+    this.#worker = worker;
+    // What a worker said before its end may come after it.
+    const current = (then) => (event) => worker === this.#worker && then(event);
+    worker.onmessage = current(({ data }) => this.#hear(data));
+    worker.onerror = current(({ message }) => this.#crashed(message ?? "its worker did not start"));
+    worker.postMessage({ type: "open", module: this.#module, ...this.#options });
   }
 
   #next() {

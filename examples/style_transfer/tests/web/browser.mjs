@@ -22,6 +22,8 @@ const FLAGS = {
   // A name that is no localhost: to the browser an insecure origin.
   insecure: [...SWIFTSHADER, "--host-resolver-rules=MAP page.test 127.0.0.1"],
   camera: [...SWIFTSHADER, "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+  // With a camera, and nobody to allow it.
+  shy: [...SWIFTSHADER, "--use-fake-device-for-media-stream"],
 };
 const browsers = new Map();
 
