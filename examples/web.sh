@@ -31,11 +31,12 @@ wasm_cargo() {
 }
 
 # A folder with everything that a page needs.
-build() { # package folder
-    local package=$1 page=$out/$2 name=${1//-/_} module
+build() { # package folder [assets in examples/folder...]
+    local package=$1 page=$out/$2 name=${1//-/_} module asset
     (wasm_cargo build -p "$package" --lib --profile web)
     rm -rf "$page" && mkdir -p "$page"
     cp -r "examples/$2/web/." "$page"
+    for asset in "${@:3}"; do cp -r "examples/$2/$asset" "$page"; done
     "$tools/bin/wasm-bindgen" --target web --out-dir "$page/pkg" "$target/wasm/$wasm/web/$name.wasm"
     module=$page/pkg/${name}_bg.wasm
     if [ -x "$tools/node_modules/.bin/wasm-opt" ]; then
@@ -50,7 +51,7 @@ build() { # package folder
 
 install_tools
 build web-norm web_norm
-build style-transfer style_transfer
+build style-transfer style_transfer assets/styles
 [ "${1:-}" = build ] && exit
 echo "http://localhost:${PORT:-8080}/style_transfer/ and http://localhost:${PORT:-8080}/web_norm/"
 exec python3 -m http.server --bind 127.0.0.1 --directory "$out" "${PORT:-8080}"

@@ -1,6 +1,7 @@
 //! What can go wrong, one enum per phase, each saying what was found, what was expected, and the way out.
 
 use crate::net::Size;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::styles;
 
 /// A weights file that is none, or that does not fit the network.
@@ -60,7 +61,7 @@ pub enum WeightsError {
     },
 }
 
-/// A picture that cannot be read, used, or written.
+/// A picture that cannot be read, used, or written. Browsers read and write pictures themselves.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PictureError {
@@ -68,6 +69,7 @@ pub enum PictureError {
     #[error("cannot be read: {0}")]
     Read(std::io::Error),
     /// Neither JPEG nor PNG nor WebP, damaged, or beyond the decoder's limits.
+    #[cfg(not(target_arch = "wasm32"))]
     #[error("no picture that can be read (JPEG, PNG and WebP can): {0}")]
     Decode(image::ImageError),
     /// A JPEG without its end, which decoders would fill with gray.
@@ -85,6 +87,7 @@ pub enum PictureError {
     #[error("unknown picture format {0:?}: the name must end in .png, .jpg or .jpeg")]
     UnknownFormat(String),
     /// The encoder failed.
+    #[cfg(not(target_arch = "wasm32"))]
     #[error("cannot be encoded: {0}")]
     Encode(image::ImageError),
     /// The file cannot be created or written.
@@ -155,6 +158,7 @@ pub enum Error {
     #[error("alpha is {0}, expected 0 to 1")]
     Alpha(f32),
     /// No embedded style has this name.
+    #[cfg(not(target_arch = "wasm32"))]
     #[error("unknown style `{0}`: the embedded ones are {known}; a file's name must end in .safetensors", known = styles::names())]
     UnknownStyle(String),
     /// The device.

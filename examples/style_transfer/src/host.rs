@@ -1,6 +1,7 @@
 //! The network on the host: convolutions as matrix products, normalizations through wgnorm's host context.
 
 use gemm::Parallelism;
+#[cfg(not(target_arch = "wasm32"))]
 use rayon::prelude::*;
 use wgnorm::{Activation, Context, Extras, Mode, NormLayer, Tensor};
 
@@ -127,8 +128,15 @@ fn convolve(x: &[f32], size: Size, geometry: &Geometry, weight: &[f32], bias: &[
         // SAFETY: strips are apart, and inside the planes, which live as long as `y`.
         unsafe { planes.write_product(first, count, weight, bias, matrix) };
     };
-    let strips = 0..pixels.div_ceil(columns);
-    strips.into_par_iter().for_each_init(|| vec![0.0; depth * columns], strip);
+    let (strips, matrix) = (0..pixels.div_ceil(columns), || vec![0.0; depth * columns]);
+    #[cfg(not(target_arch = "wasm32"))]
+    strips.into_par_iter().for_each_init(matrix, strip);
+    // A page's module has one thread.
+    #[cfg(target_arch = "wasm32")]
+    strips.fold(matrix(), |mut matrix, index| {
+        strip(&mut matrix, index);
+        matrix
+    });
     y
 }
 

@@ -6,6 +6,9 @@
 //!
 //! [`Stylizer::new`] takes a network that learned one style, [`Stylizer::adain`] takes the style of any picture.
 //!
+//! On wasm32 it is the module of a web page: the browser decodes and encodes pictures and fetches the styles, so
+//! `Picture` and `Style` are not there.
+//!
 //! ```
 //! # pollster::block_on(async {
 //! use style_transfer::{PHOTOGRAPH, Picture, Style, Stylizer};
@@ -28,16 +31,24 @@ mod gpu;
 mod host;
 mod net;
 mod norms;
+#[cfg(not(target_arch = "wasm32"))]
 mod picture;
+mod planes;
+#[cfg(not(target_arch = "wasm32"))]
 mod styles;
 mod stylizer;
 #[cfg(test)]
 mod testing;
+#[cfg(target_arch = "wasm32")]
+mod web;
 mod weights;
 
 pub use adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
 pub use error::{Error, GpuError, PictureError, WeightsError};
 pub use net::{Finish, Geometry, NormWeights, SMALLEST_SIDE, Size, Stage, TransformerNet};
-pub use picture::{Format, Picture, Planes};
+#[cfg(not(target_arch = "wasm32"))]
+pub use picture::{Format, Picture};
+pub use planes::Planes;
+#[cfg(not(target_arch = "wasm32"))]
 pub use styles::{PHOTOGRAPH, STYLES, Style};
 pub use stylizer::{Progress, Stylizer};

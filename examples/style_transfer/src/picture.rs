@@ -9,6 +9,7 @@ use image::{
 
 use crate::error::PictureError;
 use crate::net::Size;
+use crate::planes::Planes;
 
 /// The longest side that is decoded: beyond what cameras make, small enough that no header can exhaust memory.
 const LONGEST_SIDE: u32 = 32_768;
@@ -21,16 +22,6 @@ const JPEG_QUALITY: u8 = 92;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
     pixels: RgbImage,
-}
-
-/// Three colour planes (red, green, blue) of f32 in 0..255, as the network reads and writes them: an NCHW tensor
-/// with N = 1 and C = 3.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Planes {
-    /// Size of each plane.
-    pub size: Size,
-    /// `3 · height · width` values, rows contiguous.
-    pub data: Vec<f32>,
 }
 
 /// A format that can be written, by the ending of the file's name.
@@ -79,7 +70,6 @@ impl Picture {
     }
 
     /// Reads and decodes a file.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: &std::path::Path) -> Result<Picture, PictureError> {
         Picture::decode(&std::fs::read(path).map_err(PictureError::Read)?)
     }
@@ -114,12 +104,7 @@ impl Picture {
     /// The network's output as a picture: the top left `size` of the planes, clamped to 0..255 and rounded half to
     /// even (as PyTorch's `round` does, so that pictures compare equal).
     pub fn from_planes(planes: &Planes, size: Size) -> Picture {
-        let value = |x: u32, y: u32, colour: usize| {
-            let row = colour * planes.size.height + y as usize;
-            let value = planes.data[row * planes.size.width + x as usize];
-            value.clamp(0.0, 255.0).round_ties_even() as u8
-        };
-        let pixel = |x, y| image::Rgb([value(x, y, 0), value(x, y, 1), value(x, y, 2)]);
+        let pixel = |x, y| image::Rgb(planes.pixel(x as usize, y as usize));
         Picture { pixels: RgbImage::from_fn(size.width as u32, size.height as u32, pixel) }
     }
 

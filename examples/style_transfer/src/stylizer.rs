@@ -7,7 +7,9 @@ use crate::error::{Error, PictureError};
 use crate::executor::{Executor, size_of};
 use crate::net::{SMALLEST_SIDE, Size, TransformerNet};
 use crate::norms::StyleNorm;
-use crate::picture::{Picture, Planes};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::picture::Picture;
+use crate::planes::Planes;
 
 /// How far a picture is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,25 +48,23 @@ impl Stylizer {
         Ok(Stylizer { method: Method::Transformer(executor) })
     }
 
-    /// Prepares AdaIn towards the style of a picture, which it looks at once. `alpha` is how much of the style to take:
-    /// 1 is all of it, 0 leaves the content's own features.
+    /// [`adain`](Self::adain) towards a style that is no [`Picture`] but its planes.
     ///
     /// # Errors
     /// [`Error::Alpha`] if `alpha` is not within 0..=1; [`PictureError::TooSmall`] for a style below
     /// [`ADAIN_SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] for one that exceeds the device's limits.
-    pub async fn adain(
+    pub async fn adain_planes(
         context: &Context,
         net: &AdaInNet,
-        style: &Picture,
+        style: &Planes,
         alpha: f32,
     ) -> Result<Stylizer, Error> {
         if !(0.0..=1.0).contains(&alpha) {
             return Err(Error::Alpha(alpha));
         }
-        check_side(style.size(), ADAIN_SMALLEST_SIDE)?;
+        check_side(style.size, ADAIN_SMALLEST_SIDE)?;
         let mut encoder = Executor::new(context, net.encoder()).await?;
-        let features =
-            encoder.run(unit_tensor(&style.to_planes(), style.size())?, |_, _| {}).await?;
+        let features = encoder.run(unit_tensor(style, style.size)?, |_, _| {}).await?;
         let norm = StyleNorm::new(context, &features, alpha).await?;
         let decoder = Executor::new(context, net.decoder()).await?;
         let parts = Box::new(AdaInParts { encoder, norm, decoder });
@@ -83,19 +83,6 @@ impl Stylizer {
                 parts.decoder.norms().for_each(|(name, norm)| visit(name, norm));
             }
         }
-    }
-
-    /// Paints a picture. It comes back in its own size; with AdaIn, sides are cut to multiples of eight, right and
-    /// bottom.
-    pub async fn stylize(
-        &mut self,
-        picture: &Picture,
-        progress: impl FnMut(Progress),
-    ) -> Result<Picture, Error> {
-        let output = self.run(&picture.to_planes(), progress).await?;
-        let (from, to) = (picture.size(), output.size);
-        let size = Size::new(from.height.min(to.height), from.width.min(to.width));
-        Ok(Picture::from_planes(&output, size))
     }
 
     /// The networks alone: their raw output, values neither clamped nor rounded; a transformer net's sides are rounded
@@ -134,6 +121,37 @@ impl Stylizer {
                 Ok(Planes { size: size_of(&output), data })
             }
         }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Stylizer {
+    /// Prepares AdaIn towards the style of a picture, which it looks at once. `alpha` is how much of the style to take:
+    /// 1 is all of it, 0 leaves the content's own features.
+    ///
+    /// # Errors
+    /// [`Error::Alpha`] if `alpha` is not within 0..=1; [`PictureError::TooSmall`] for a style below
+    /// [`ADAIN_SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] for one that exceeds the device's limits.
+    pub async fn adain(
+        context: &Context,
+        net: &AdaInNet,
+        style: &Picture,
+        alpha: f32,
+    ) -> Result<Stylizer, Error> {
+        Stylizer::adain_planes(context, net, &style.to_planes(), alpha).await
+    }
+
+    /// Paints a picture. It comes back in its own size; with AdaIn, sides are cut to multiples of eight, right and
+    /// bottom.
+    pub async fn stylize(
+        &mut self,
+        picture: &Picture,
+        progress: impl FnMut(Progress),
+    ) -> Result<Picture, Error> {
+        let output = self.run(&picture.to_planes(), progress).await?;
+        let (from, to) = (picture.size(), output.size);
+        let size = Size::new(from.height.min(to.height), from.width.min(to.width));
+        Ok(Picture::from_planes(&output, size))
     }
 }
 

@@ -1,0 +1,615 @@
+// The page in a browser: node page.mjs [FOLDER|URL [SCREENSHOTS [PART OF A TEST'S NAME]]]
+//
+// FOLDER is what `examples/web.sh build` makes, target/web/style_transfer if left out. Without a folder for screenshots
+// none are kept. Needs Chromium (CHROMIUM names it) and playwright-core in $WEB_TOOLS/node_modules, target/web-tools if
+// that is not set. WGNORM_ALL_CASES=1 paints in all styles on WebGPU in software, which is slow.
+import { mkdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { browser, closeAll, data, serve, tensor } from "./browser.mjs";
+
+const [place = "target/web/style_transfer", screenshots, only = ""] = process.argv.slice(2);
+const STYLES = ["glass", "ink", "swirl", "waves"];
+const FLOWER = data("flower_128x128.png");
+/** SwiftShader takes seconds to compile a pipeline. */
+const SLOW = 240_000;
+
+const tests = [];
+const test = (name, run) => tests.push({ name, run });
+const { url, close } = await serve(place);
+
+function check(holds, message) {
+  if (!holds) throw new Error(message);
+}
+
+function equal(found, expected, what) {
+  check(found === expected, `${what}: ${JSON.stringify(found)}, expected ${JSON.stringify(expected)}`);
+}
+
+// --- the page, as a visitor has it
+
+/** A page in a browser of its own memory; errors on its console, but for those that `allow` matches, fail the test. */
+async function visit(run, { kind = "software", query = "?backend=host", origin = url, allow, ...options } = {}) {
+  const context = await (await browser(kind)).newContext({ reducedMotion: "reduce", ...options });
+  const page = await context.newPage();
+  const errors = [];
+  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+  try {
+    page.setDefaultTimeout(query.includes("gpu") ? SLOW : 30_000);
+    await options.before?.(page);
+    await page.goto(origin + query, { waitUntil: "commit" });
+    await run(page);
+    const left = errors.filter((error) => !allow?.test(error));
+    check(left.length === 0, `on the console: ${left.join("; ")}`);
+  } finally {
+    await context.close();
+  }
+}
+
+const state = (page, name) => page.waitForSelector(`html[data-state=${name}]`, { state: "attached" });
+const painted = (page) => state(page, "painted");
+const status = (page) => page.textContent("#status");
+
+/** Drops a file, or pastes it, where no style is chosen meanwhile. */
+async function bring(page, bytes, name, how = "drop") {
+  const file = { base64: Buffer.from(bytes).toString("base64"), name, how };
+  await page.evaluate(async ({ base64, name, how }) => {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+    const type = { png: "image/png", jpg: "image/jpeg" }[name.split(".").pop()] ?? "";
+    const carried = new DataTransfer();
+    carried.items.add(new File([bytes], name, { type }));
+    const event =
+      how === "drop"
+        ? new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true })
+        : new ClipboardEvent("paste", { clipboardData: carried, bubbles: true, cancelable: true });
+    document.body.dispatchEvent(event);
+  }, file);
+}
+
+/** Brings the flower and waits for its painting. */
+async function paintFlower(page, how) {
+  await bring(page, FLOWER, "flower.png", how);
+  await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+  await painted(page);
+}
+
+async function pixels(page, canvas = "painting") {
+  const { width, height, base64 } = await page.evaluate((id) => {
+    const canvas = document.getElementById(id);
+    const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    let letters = "";
+    for (const value of data) letters += String.fromCharCode(value);
+    return { width, height, base64: btoa(letters) };
+  }, canvas);
+  return { width, height, rgba: Buffer.from(base64, "base64") };
+}
+
+/** A picture made in the page: `draw` is the body of a function of a 2d context. */
+async function made(page, width, height, draw, type = "image/png") {
+  const base64 = await page.evaluate(async ([width, height, draw, type]) => {
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    new Function("context", draw)(canvas.getContext("2d"));
+    return canvas.toDataURL(type).split(",")[1];
+  }, [width, height, draw, type]);
+  return Buffer.from(base64, "base64");
+}
+
+// --- comparing
+
+/** What PyTorch makes of the flower, as pixels. */
+function reference(style) {
+  const { shape: [, , height, width], values } = tensor(data(`${style}__flower_128x128.safetensors`), "output");
+  const rgba = Buffer.alloc(4 * width * height, 255);
+  const area = width * height;
+  const rounded = (value) => {
+    const [floor, rest] = [Math.floor(value), value - Math.floor(value)];
+    return rest === 0.5 ? floor + (floor % 2) : Math.round(value);
+  };
+  for (let at = 0; at < area; at++) {
+    for (let colour = 0; colour < 3; colour++) {
+      rgba[4 * at + colour] = Math.min(255, Math.max(0, rounded(values[colour * area + at])));
+    }
+  }
+  return { width, height, rgba };
+}
+
+/** Values of less than 0.1 apart may be rounded to neighbouring levels; hardly any are. */
+function same(found, expected, what) {
+  equal(`${found.width}x${found.height}`, `${expected.width}x${expected.height}`, what);
+  let [most, sum] = [0, 0];
+  for (let at = 0; at < expected.rgba.length; at++) {
+    const apart = Math.abs(found.rgba[at] - expected.rgba[at]);
+    most = Math.max(most, apart);
+    sum += apart;
+  }
+  const mean = sum / expected.rgba.length;
+  check(most <= 1 && mean < 0.01, `${what}: up to ${most} levels apart, ${mean.toFixed(5)} on average`);
+}
+
+function differs(a, b) {
+  try {
+    same(a, b, "");
+  } catch {
+    return true;
+  }
+  return false;
+}
+
+test("self_test__a_perturbed_painting_is_noticed", async () => {
+  const expected = reference("glass");
+  for (const at of [0, 30_001]) {
+    const perturbed = { ...expected, rgba: Buffer.from(expected.rgba) };
+    perturbed.rgba[at] ^= 2;
+    check(differs(perturbed, expected), `value ${at} two levels off passed`);
+  }
+  check(differs(reference("ink"), expected), "another style passed");
+});
+
+// --- painting
+
+test("first_picture_within_5_s", () =>
+  visit(
+    async (page) => {
+      const began = Date.now();
+      await painted(page);
+      const took = Date.now() - began;
+      const shift = await page.evaluate(() => window.shifted);
+      console.log(`first picture after ${took} ms (256x256, the processor)`);
+      check(took < 5000, `it took ${took} ms`);
+      check(shift < 0.005, `the layout shifted by ${shift}`);
+      equal(await page.getAttribute("html", "data-backend"), "host", "software is not preferred");
+      check((await status(page)).includes("software only"), `no reason told: ${await status(page)}`);
+      equal(await page.locator("#stages tr").count(), 19, "rows of milliseconds");
+    },
+    {
+      query: "",
+      before: (page) =>
+        page.addInitScript(() => {
+          window.shifted = 0;
+          const add = (list) => list.getEntries().forEach((entry) => (window.shifted += entry.value));
+          new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+        }),
+    },
+  ));
+
+for (const style of STYLES) {
+  test(`host/${style}__flower_128x128`, () =>
+    visit(async (page) => {
+      await page.check(`input[value=${style}]`, { force: true });
+      await paintFlower(page);
+      same(await pixels(page), reference(style), style);
+      equal(await page.textContent("#in-style"), style, "the placard");
+    }));
+}
+
+const slowStyles = process.env.WGNORM_ALL_CASES ? STYLES : STYLES.slice(0, 1);
+for (const style of slowStyles) {
+  test(`gpu/${style}__flower_128x128`, () =>
+    visit(
+      async (page) => {
+        await page.check(`input[value=${style}]`, { force: true });
+        await paintFlower(page);
+        same(await pixels(page), reference(style), style);
+        equal(await page.getAttribute("html", "data-backend"), "gpu", "back end");
+        console.log(`on SwiftShader: ${await page.textContent("#time")}, prepared in ${await page.textContent("#prepared")}`);
+      },
+      { query: "?backend=gpu" },
+    ));
+}
+
+test("the_latest_wish_wins", () =>
+  visit(async (page) => {
+    await painted(page);
+    await bring(page, FLOWER, "flower.png");
+    for (const style of ["ink", "swirl", "waves"]) await page.check(`input[value=${style}]`, { force: true });
+    await page.waitForFunction(() => document.querySelector("#in-style").textContent === "waves");
+    await painted(page);
+    same(await pixels(page), reference("waves"), "waves");
+    await page.waitForTimeout(1000);
+    same(await pixels(page), reference("waves"), "a second later");
+  }));
+
+test("the_page_stays_responsive", () =>
+  visit(async (page) => {
+    await painted(page);
+    await page.evaluate(() => {
+      window.longest = 0;
+      let last = performance.now();
+      setInterval(() => {
+        const now = performance.now();
+        [window.longest, last] = [Math.max(window.longest, now - last), now];
+      }, 10);
+    });
+    const large = await made(page, 640, 640, "context.fillStyle = '#58a'; context.fillRect(99, 99, 300, 400);");
+    await bring(page, large, "large.png");
+    await state(page, "painting");
+    await painted(page);
+    const longest = await page.evaluate(() => window.longest);
+    // Two cores are shared with the worker and the test.
+    check(longest < 500, `the page did not answer for ${longest} ms`);
+  }));
+
+// --- what goes wrong
+
+test("device_lost_in_the_middle", async () => {
+  let expected;
+  await visit(async (page) => {
+    await painted(page);
+    expected = await pixels(page);
+  });
+  await visit(
+    async (page) => {
+      await page.waitForFunction(() => document.querySelector("#progress").value >= 1);
+      await page.evaluate(() => window.loseDevice());
+      await painted(page);
+      const told = await status(page);
+      check(/device was lost\. It was opened again/.test(told), `not told: ${told}`);
+      equal(await page.getAttribute("html", "data-backend"), "gpu", "back end");
+      same(await pixels(page), expected, "after the loss");
+    },
+    { query: "?backend=gpu&fault=1" },
+  );
+});
+
+test("device_lost_and_none_comes_back", () =>
+  visit(
+    async (page) => {
+      await page.waitForFunction(() => document.querySelector("#progress").value >= 1);
+      await page.workers()[0].evaluate(() => (GPU.prototype.requestAdapter = async () => null));
+      await page.evaluate(() => window.loseDevice());
+      await painted(page);
+      const told = await status(page);
+      check(/device was lost\. The processor goes on/.test(told), `not told: ${told}`);
+      await paintFlower(page);
+      same(await pixels(page), reference("glass"), "on the processor");
+    },
+    { query: "?backend=gpu&fault=1" },
+  ));
+
+test("the_worker_dies", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      // As after a trap in the module: an error instead of an answer.
+      await page.workers()[0].evaluate(() => {
+        const fail = () => {
+          throw new Error("injected");
+        };
+        self.postMessage = () => setTimeout(fail);
+      });
+      await paintFlower(page);
+      same(await pixels(page), reference("glass"), "with a new worker");
+      check((await status(page)).includes("the processor took over"), await status(page));
+    },
+    { allow: /injected/ },
+  ));
+
+test("without_webgpu", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      const told = await status(page);
+      check(told.includes("WebGPU is not available") && told.includes("the processor paints"), told);
+      equal(await page.textContent("#adapter"), "none", "adapter");
+      await paintFlower(page);
+      same(await pixels(page), reference("glass"), "the fallback");
+    },
+    { kind: "none", query: "" },
+  ));
+
+test("without_a_secure_origin", () =>
+  visit(
+    async (page) => {
+      equal(await page.evaluate(() => "gpu" in navigator), false, "navigator.gpu");
+      await painted(page);
+      check((await status(page)).includes("WebGPU is not available"), await status(page));
+      await page.click("#camera");
+      await page.waitForFunction(() => document.querySelector("#status").textContent.includes("https"));
+    },
+    { kind: "insecure", query: "", origin: url.replace("localhost", "page.test") },
+  ));
+
+test("a_gpu_is_demanded_and_there_is_none", () =>
+  visit(
+    async (page) => {
+      await state(page, "failed");
+      const told = await status(page);
+      check(told.includes("No WebGPU device"), told);
+      await bring(page, FLOWER, "flower.png");
+      await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+      await state(page, "failed");
+    },
+    { kind: "none", query: "?backend=gpu" },
+  ));
+
+test("an_unreadable_file", () =>
+  visit(async (page) => {
+    await painted(page);
+    const before = await pixels(page);
+    await bring(page, Buffer.from("no picture"), "holiday.png");
+    await state(page, "failed");
+    const told = await status(page);
+    check(told.includes("“holiday.png” is no picture"), told);
+    check(!differs(await pixels(page), before), "the picture on the wall changed");
+    equal(await page.textContent("#title"), "Astronaut", "the placard");
+    await paintFlower(page);
+    same(await pixels(page), reference("glass"), "the next one");
+  }));
+
+test("too_large_is_scaled_and_told", () =>
+  visit(async (page) => {
+    await painted(page);
+    const large = await made(page, 2600, 650, "context.fillStyle = 'teal'; context.fillRect(500, 99, 900, 400);");
+    await bring(page, large, "panorama.png");
+    await page.waitForFunction(() => document.querySelector("#title").textContent === "panorama");
+    await painted(page);
+    const told = await status(page);
+    check(told.includes("Scaled from 2600 × 650 to 1024 × 256"), told);
+    const { width, height } = await pixels(page);
+    equal(`${width}x${height}`, "1024x256", "painting");
+  }));
+
+test("too_small_is_told", () =>
+  visit(async (page) => {
+    await painted(page);
+    await bring(page, await made(page, 4, 90, ""), "thin.png");
+    await state(page, "failed");
+    check((await status(page)).includes("4×90 pixels are too few"), await status(page));
+  }));
+
+test("a_style_that_does_not_come", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await paintFlower(page);
+      const gone = (route) => route.abort();
+      await page.context().route("**/styles/ink.safetensors", gone);
+      await page.check("input[value=ink]", { force: true });
+      await state(page, "failed");
+      check((await status(page)).includes("“ink” could not be fetched"), await status(page));
+      check(!differs(await pixels(page), reference("glass")), "the picture on the wall changed");
+      await page.context().unroute("**/styles/ink.safetensors", gone);
+      await page.click("#retry");
+      await painted(page);
+      same(await pixels(page), reference("ink"), "tried again");
+    },
+    { allow: /ERR_FAILED/ },
+  ));
+
+test("a_style_that_is_none", () =>
+  visit(async (page) => {
+    await painted(page);
+    await page.context().route("**/styles/ink.safetensors", (route) => route.fulfill({ body: "no weights" }));
+    await page.check("input[value=ink]", { force: true });
+    await state(page, "failed");
+    check((await status(page)).includes("did not arrive whole"), await status(page));
+  }));
+
+// --- pictures in and out
+
+test("paste", () =>
+  visit(async (page) => {
+    await painted(page);
+    await paintFlower(page, "paste");
+    same(await pixels(page), reference("glass"), "pasted");
+  }));
+
+test("choose_a_file", () =>
+  visit(async (page) => {
+    await painted(page);
+    const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.click("#choose")]);
+    await chooser.setFiles({ name: "flower.png", mimeType: "image/png", buffer: FLOWER });
+    await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+    await painted(page);
+    same(await pixels(page), reference("glass"), "chosen");
+  }));
+
+test("upright_as_exif_says", () =>
+  visit(async (page) => {
+    await painted(page);
+    const jpeg = await made(page, 60, 40, "context.fillStyle = 'red'; context.fillRect(0, 0, 30, 40);", "image/jpeg");
+    // Orientation 6: the first row is the right side.
+    const exif = Buffer.from("ffe100224578696600004d4d002a00000008000101120003000000010006000000000000", "hex");
+    await bring(page, Buffer.concat([jpeg.subarray(0, 2), exif, jpeg.subarray(2)]), "turned.jpg");
+    await page.waitForFunction(() => document.querySelector("#title").textContent === "turned");
+    await painted(page);
+    const { width, height, rgba } = await pixels(page, "photograph");
+    equal(`${width}x${height}`, "40x60", "size");
+    check(rgba[4 * (5 * 40 + 20)] > 200 && rgba[4 * (55 * 40 + 20)] < 50, "red belongs at the top");
+  }));
+
+test("transparency_is_laid_on_white", () =>
+  visit(async (page) => {
+    await painted(page);
+    const half = await made(page, 20, 10, "context.fillStyle = 'rgb(0 0 200 / 0.5)'; context.fillRect(0, 0, 10, 10);");
+    await bring(page, half, "half.png");
+    await page.waitForFunction(() => document.querySelector("#title").textContent === "half");
+    await painted(page);
+    const { rgba } = await pixels(page, "photograph");
+    const [r, g, b] = rgba;
+    check(Math.abs(r - 127) <= 1 && Math.abs(g - 127) <= 1 && Math.abs(b - 227) <= 1, `half is ${[r, g, b]}`);
+    equal(rgba.readUInt32BE(4 * 15), 0xffffffff, "transparent");
+  }));
+
+test("strength_blends_and_download_saves_it", () =>
+  visit(async (page) => {
+    await painted(page);
+    await paintFlower(page);
+    const [photograph, whole] = [await pixels(page, "photograph"), await pixels(page)];
+    const strength = (value) =>
+      page.locator("#strength").evaluate((input, value) => {
+        input.value = value;
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+      }, value);
+    await strength(0);
+    check(!differs(await pixels(page), photograph), "strength 0 is not the photograph");
+    await strength(50);
+    const half = await pixels(page);
+    for (let at = 0; at < half.rgba.length; at++) {
+      const middle = (photograph.rgba[at] + whole.rgba[at]) / 2;
+      check(Math.abs(half.rgba[at] - middle) <= 2, `value ${at}: ${half.rgba[at]} is not the middle, ${middle}`);
+    }
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+    equal(download.suggestedFilename(), "flower-glass.png", "name");
+    const saved = readFileSync(await download.path());
+    await strength(100);
+    await bring(page, saved, "again.png");
+    await page.waitForFunction(() => document.querySelector("#title").textContent === "again");
+    check(!differs(await pixels(page, "photograph"), half), "the file is not what was shown");
+  }));
+
+test("before_and_after", () =>
+  visit(async (page) => {
+    await painted(page);
+    const split = page.locator("#split");
+    const shown = () => page.locator("#photograph").evaluate((canvas) => getComputedStyle(canvas).clipPath);
+    const resting = await shown();
+    await split.focus();
+    await page.keyboard.press("ArrowRight");
+    check((await shown()) !== resting, "an arrow key does not move the divider");
+    await page.keyboard.press("End");
+    equal(await shown(), "none", "the whole photograph");
+    await page.keyboard.press("Home");
+    equal(await page.locator("#photograph").isVisible(), false, "the photograph, at the far left");
+  }));
+
+// --- the camera
+
+test("camera_live_and_taken", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      await page.waitForFunction(() => /\d+\.\d frames per second/.test(document.querySelector("#fps").textContent));
+      console.log(`camera: ${await page.textContent("#fps")}, ${await page.textContent("#size")}, the processor`);
+      await page.check("input[value=swirl]", { force: true });
+      await page.waitForFunction(() => document.querySelector("#in-style").textContent === "swirl");
+      await page.click("#snap");
+      await page.waitForFunction(() => document.querySelector("#title").textContent === "Snapshot");
+      await painted(page);
+      const { width } = await pixels(page);
+      check(width >= 640, `taken ${width} pixels wide`);
+      equal(await page.locator("#snap").isVisible(), false, "the button to take one");
+      equal(await page.evaluate(() => document.querySelector("#video").srcObject), null, "the camera");
+    },
+    { kind: "camera", permissions: ["camera"] },
+  ));
+
+for (const [what, kind, words] of [
+  ["refused", "shy", "The camera was not allowed"],
+  ["missing", "software", "No camera was found"],
+]) {
+  test(`camera_${what}`, () =>
+    visit(
+      async (page) => {
+        await painted(page);
+        const before = await pixels(page);
+        await page.click("#camera");
+        await state(page, "failed");
+        check((await status(page)).includes(words), await status(page));
+        check(!differs(await pixels(page), before), "the picture on the wall changed");
+      },
+      { kind },
+    ));
+}
+
+// --- the page itself
+
+test("keyboard", () =>
+  visit(async (page) => {
+    await painted(page);
+    const reached = [];
+    for (let i = 0; i < 9; i++) {
+      await page.keyboard.press("Tab");
+      const [name, ringed] = await page.evaluate(() => {
+        const element = document.activeElement;
+        const dressed = element.name === "style" ? element.nextElementSibling : element;
+        const ring = ({ outline, boxShadow } = getComputedStyle(dressed)) => outline + boxShadow;
+        const focused = ring();
+        element.blur(); // the next Tab goes on from here all the same
+        return [element.id || element.name || element.localName, focused !== ring()];
+      });
+      check(name === "body" || ringed, `${name} shows no focus`);
+      reached.push(name);
+    }
+    equal(reached.join(" "), "split style strength choose camera download summary a body", "order");
+    await page.focus("input[value=glass]");
+    await page.keyboard.press("ArrowRight");
+    await page.waitForFunction(() => document.querySelector("#in-style").textContent === "ink");
+    await painted(page);
+    await page.focus("summary");
+    await page.keyboard.press("Enter");
+    check(await page.locator("#stages").isVisible(), "the milliseconds do not open");
+  }));
+
+test("nothing_is_cut_off_at_360_pixels", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      check(wide <= 360, `the page is ${wide} pixels wide`);
+    },
+    { viewport: { width: 360, height: 740 } },
+  ));
+
+test("at_most_400_kB_without_weights", async () => {
+  const asked = new Set();
+  const before = (page) => page.on("request", (request) => request.url().startsWith(url) && asked.add(request.url()));
+  await visit(painted, { before });
+  check([...asked].some((address) => address.endsWith(".wasm")), "the module was not seen");
+  let sum = 0;
+  for (const address of asked) {
+    if (address.includes("/styles/")) continue;
+    const body = Buffer.from(await (await fetch(address)).arrayBuffer());
+    const size = gzipSync(body, { level: 9 }).length;
+    sum += size;
+    console.log(`${String(size).padStart(7)} ${new URL(address).pathname}`);
+  }
+  console.log(`${String(sum).padStart(7)} bytes, gzipped`);
+  check(sum <= 400_000, `${sum} bytes`);
+});
+
+const SCREENS = {
+  "desktop-light": { viewport: { width: 1280, height: 800 }, colorScheme: "light" },
+  "desktop-dark": { viewport: { width: 1280, height: 800 }, colorScheme: "dark" },
+  "phone-light": { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, colorScheme: "light" },
+  "phone-dark": { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, colorScheme: "dark" },
+};
+if (screenshots) {
+  mkdirSync(screenshots, { recursive: true });
+  for (const [name, options] of Object.entries(SCREENS)) {
+    test(`screenshot/${name}`, () =>
+      visit(
+        async (page) => {
+          await painted(page);
+          const path = join(screenshots, `${name}.png`);
+          await page.screenshot({ path, fullPage: name.startsWith("phone") });
+        },
+        { query: "", ...options },
+      ));
+  }
+}
+
+// --- as cargo's
+
+const chosen = tests.filter(({ name }) => name.includes(only));
+console.log(`\nrunning ${chosen.length} tests`);
+const failures = [];
+for (const { name, run } of chosen) {
+  try {
+    await run();
+    console.log(`test ${name} ... ok`);
+  } catch (error) {
+    failures.push(name);
+    console.log(`test ${name} ... FAILED\n    ${error.message.split("\n").join("\n    ")}`);
+  }
+}
+await closeAll();
+close();
+const verdict = failures.length ? "FAILED" : "ok";
+console.log(
+  `\ntest result: ${verdict}. ${chosen.length - failures.length} passed; ${failures.length} failed; 0 ignored`,
+);
+process.exitCode = failures.length ? 1 : 0;
