@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Builds the pages, and serves them: `examples/web.sh` does both, `examples/web.sh build` only the first.
+# Builds the pages and serves them; `examples/web.sh build` only builds. `examples/web.sh test` runs golden cases in
+# Chromium, then the pages that were built.
 #
 # Needs Rust with its wasm32-unknown-unknown target, or Debian's rustc-web, cargo-web, rust-web-src and lld, whose cargo
-# builds std itself; python3 to serve; npm for wasm-opt, without which the modules are larger but run. PORT is 8080 if unset.
+# builds std itself; python3 to serve; npm for wasm-opt, without which the modules are larger but run. PORT is 8080 if
+# unset. Tests need Chromium with its chromedriver, npm, and Node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
@@ -20,20 +22,22 @@ install_tools() {
 }
 
 # All browsers with WebGPU have simd128.
-wasm_cargo() {
+wasm_cargo() { # command options...
+    local std=(-Zbuild-std=std,panic_abort)
     export RUSTFLAGS="-C target-feature=+simd128 ${RUSTFLAGS:-}"
     if [ -d "$(rustc --print sysroot)/lib/rustlib/$wasm/lib" ]; then
-        CARGO_TARGET_DIR=$target/wasm cargo "$@" --target $wasm
+        cargo "$1" --target $wasm "${@:2}"
     else
-        CARGO_TARGET_DIR=$target/wasm CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld RUSTC_BOOTSTRAP=1 \
-            RUSTC=/usr/bin/rustc /usr/bin/cargo "$@" --target $wasm -Zbuild-std=std,panic_abort
+        [ "$1" = test ] && std+=(-Zpanic-abort-tests)
+        CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
+            /usr/bin/cargo "$1" --target $wasm "${std[@]}" "${@:2}"
     fi
 }
 
 # A folder with everything that a page needs.
 build() { # package folder [assets in examples/folder...]
     local package=$1 page=$out/$2 name=${1//-/_} module asset
-    (wasm_cargo build -p "$package" --lib --profile web)
+    (CARGO_TARGET_DIR=$target/wasm wasm_cargo build -p "$package" --lib --profile web)
     rm -rf "$page" && mkdir -p "$page"
     cp -r "examples/$2/web/." "$page"
     for asset in "${@:3}"; do cp -r "examples/$2/$asset" "$page"; done
@@ -49,7 +53,30 @@ build() { # package folder [assets in examples/folder...]
     echo "$page: $(stat -c %s "$module") bytes of wasm, $(gzip -9c "$module" | wc -c) gzipped"
 }
 
+# In a folder of its own: panics that abort and those that tests catch must not share a std.
+golden() {
+    (
+        export CARGO_TARGET_DIR=$target/wasm-test CHROMEDRIVER=${CHROMEDRIVER:-/usr/bin/chromedriver}
+        export CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$tools/bin/wasm-bindgen-test-runner
+        export WASM_BINDGEN_TEST_WEBDRIVER_JSON=$PWD/tests/webdriver.json WASM_BINDGEN_TEST_TIMEOUT=900
+        wasm_cargo test -p wgnorm --test web -- --nocapture
+    )
+}
+
+pages() {
+    [ -d "$tools/node_modules/playwright-core" ] ||
+        npm install --silent --no-audit --no-fund --prefix "$tools" playwright-core
+    export WEB_TOOLS=$tools
+    node examples/web_norm/tests/page.mjs "$out/web_norm"
+    node examples/style_transfer/tests/web/page.mjs "$out/style_transfer" "$target/web-screenshots"
+}
+
 install_tools
+if [ "${1:-}" = test ]; then
+    golden
+    pages
+    exit
+fi
 build web-norm web_norm
 build style-transfer style_transfer assets/styles
 [ "${1:-}" = build ] && exit

@@ -1,0 +1,77 @@
+// The page in a browser, with WebGPU in software and without any: node page.mjs [FOLDER]
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { browser, closeAll, serve } from "../../style_transfer/tests/web/browser.mjs";
+
+const [folder = "target/web/web_norm"] = process.argv.slice(2);
+const { url, close } = await serve(folder);
+
+/** Kilobytes of the module, and gzipped. */
+const RAW = 360;
+const GZIP = 150;
+
+const tests = {
+  async module_is_small() {
+    const module = readFileSync(join(folder, "pkg/web_norm_bg.wasm"));
+    const [raw, gzip] = [module.length / 1000, gzipSync(module, { level: 9 }).length / 1000];
+    if (raw > RAW || gzip > GZIP) throw new Error(`${raw} kB, ${gzip} kB gzipped; at most ${RAW} and ${GZIP}`);
+  },
+  types_are_there() {
+    const types = readFileSync(join(folder, "pkg/web_norm.d.ts"), "utf8");
+    const wanted = "forward(x: Float32Array | number[], shape: ArrayLike<number>): Promise<Float32Array>";
+    if (!types.includes(wanted)) throw new Error(types.slice(0, 1500));
+  },
+  page_works_on_the_host_beside_webgpu_in_software: () => visit("software", "only a software adapter"),
+  page_works_without_webgpu: () => visit("none", "no adapter"),
+  async what_is_wrong_is_an_error() {
+    const page = await (await browser("none")).newPage();
+    await page.goto(url);
+    const told = await page.evaluate(async () => {
+      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
+      await init();
+      const norm = await InstanceNorm.open(3);
+      const message = (call) => call().then(() => "accepted", (error) => error.message);
+      return [
+        await message(() => norm.forward(new Float32Array(5), [1, 3, 2])),
+        await message(() => norm.forward(new Float32Array(8), [1, 4, 2])),
+        await message(() => InstanceNorm.open(0)),
+        await message(() => InstanceNorm.open(3, NaN)),
+        (await norm.forward(new Float32Array(6).fill(7), [1, 3, 2])).join(),
+      ];
+    });
+    const wanted = ["the data 5", "3 channels (num_features), got 4", "at least 1", "eps must be finite", "0,0,0,0,0,0"];
+    wanted.forEach((part, i) => {
+      if (!told[i].includes(part)) throw new Error(`${told[i]}, expected ${part}`);
+    });
+    await page.close();
+  },
+};
+
+async function visit(kind, reason) {
+  const page = await (await browser(kind)).newPage();
+  await page.goto(url);
+  await page.waitForFunction(() => !document.querySelector("#result").textContent.startsWith("working"));
+  const result = await page.textContent("#result");
+  await page.close();
+  const means = result.split("means ")[1]?.split(", ").map(Number) ?? [];
+  const right = means.length === 3 && [0, 0, 1].every((mean, i) => Math.abs(means[i] - mean) < 1e-4);
+  if (!right || !result.includes(reason)) throw new Error(`${result}, expected ${reason}`);
+}
+
+let failed = 0;
+for (const [name, run] of Object.entries(tests)) {
+  let outcome = "ok";
+  try {
+    await run();
+  } catch (error) {
+    outcome = `FAILED\n${error.stack}`;
+    failed += 1;
+  }
+  console.log(`test web_norm_${name} ... ${outcome}`);
+}
+await closeAll();
+close();
+const passed = Object.keys(tests).length - failed;
+console.log(`test result: ${failed ? "FAILED" : "ok"}. ${passed} passed; ${failed} failed; 0 ignored`);
+process.exitCode = failed ? 1 : 0;
