@@ -285,7 +285,9 @@ impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "gpu")]
         if let Some(info) = self.adapter_info() {
-            return write!(f, "{:?}: {}", info.backend, info.name);
+            write!(f, "{:?}", info.backend)?;
+            // Browsers keep it to themselves.
+            return if info.name.is_empty() { Ok(()) } else { write!(f, ": {}", info.name) };
         }
         match self.fallback_reason() {
             None => f.write_str("host"),

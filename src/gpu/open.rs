@@ -65,7 +65,13 @@ fn choose(
             return Err(OpenError::NoSuchAdapter { wanted: wanted.to_owned(), found });
         }
     } else if !software {
-        let name = adapters.first().map(|a| a.get_info().name).unwrap_or_default();
+        let first = adapters.first().map(wgpu::Adapter::get_info);
+        // Browsers keep the name to themselves.
+        let name = match first {
+            Some(info) if info.name.is_empty() => format!("{:?}", info.backend),
+            Some(info) => info.name,
+            None => String::new(),
+        };
         adapters.retain(|a| a.get_info().device_type != wgpu::DeviceType::Cpu);
         if adapters.is_empty() {
             return Err(OpenError::SoftwareOnly { name });
