@@ -4,8 +4,9 @@
 mod common;
 
 use common::data::{self, read};
+use common::layer::Layer;
 use common::oracle::Kind;
-use common::suite::{self, ACTIVATIONS, Case, Data, Family, From, Layer, Masking};
+use common::suite::{self, ACTIVATIONS, Case, Data, Family, From, Masking};
 use common::{device, random, tolerance};
 use wgnorm::{
     AdaIn, Affine, BatchNorm1d, ConditionalInstanceNorm, Context, DType, Estimator, Extras,

@@ -4,7 +4,7 @@
 mod common;
 
 use common::data::{self, Layout, read};
-use common::suite::Layer;
+use common::layer::Layer;
 use common::{device, random, tolerance};
 use wgnorm::{
     AdaIn, Affine, BatchNorm2d, BatchNormConfig, ConditionalInstanceNorm, Context, DType,

@@ -4,8 +4,8 @@
 mod common;
 
 use common::data::{self, Layout, read};
+use common::layer::Layer;
 use common::oracle::{self, Kind, Norm, Source};
-use common::suite::Layer;
 use common::tolerance::{self, Bound};
 use common::{device, random};
 use wgnorm::{
