@@ -25,6 +25,7 @@ impl Painter {
     /// Opens what `preference` asks for: `"auto"`, a hardware GPU or else the host; `"gpu"`, whatever the browser gives,
     /// in software if need be, or the error `no-gpu`; `"host"`.
     pub async fn open(preference: String) -> Result<Painter, JsValue> {
+        // A panic aborts the module; the page learns its words instead of "unreachable".
         std::panic::set_hook(Box::new(|info| wasm_bindgen::throw_str(&info.to_string())));
         let preference = match preference.as_str() {
             "gpu" => Preference::Gpu,

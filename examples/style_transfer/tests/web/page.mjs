@@ -48,8 +48,13 @@ async function visit(run, { kind = "software", query = "?backend=host", origin =
 }
 
 const state = (page, name) => page.waitForSelector(`html[data-state=${name}]`, { state: "attached" });
-const painted = (page) => state(page, "painted");
 const status = (page) => page.textContent("#status");
+
+async function painted(page) {
+  await page.waitForSelector("html:is([data-state=painted], [data-state=failed])", { state: "attached" });
+  const failed = (await page.getAttribute("html", "data-state")) === "failed";
+  check(!failed, `no painting: ${await status(page)}`);
+}
 
 /** Drops a file, or pastes it, where no style is chosen meanwhile. */
 async function bring(page, bytes, name, how = "drop") {
