@@ -91,8 +91,6 @@ impl Context {
     }
 
     #[cfg(feature = "gpu")]
-    // A browser's wgpu objects belong to one thread, and so does a context there.
-    #[cfg_attr(target_arch = "wasm32", expect(clippy::arc_with_non_send_sync))]
     fn with_gpu(gpu: Gpu) -> Self {
         let (gpu, host) = (Some(Arc::new(gpu)), Arc::default());
         Context { inner: Arc::new(Inner { gpu, fallback: None, host }) }

@@ -54,6 +54,8 @@
 //! serialized. `tracing`: each call of a layer is a span of the [tracing](https://docs.rs/tracing)
 //! crate at level DEBUG, `wgnorm` with the fields `call`, `layer`, `x` and `dtype`.
 
+// A browser's wgpu objects belong to one thread, and so does what holds them there.
+#![cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync))]
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
