@@ -65,7 +65,8 @@ ncnn_vulkan() { collect "$1" "$py" "$here/peers.py" ncnn --vulkan; }
 burn() { collect "$1" "$cache/burn/release/burn_peer" "$here/shapes.json"; }
 web() {
     "$py" "$here/peers.py" models --to "$MODELS" 2>>"$cache/$1.log"
-    collect "$1" node "$here/web.mjs" ort-wasm:1 ort-wasm:2 ort-webgpu tfjs-wasm tfjs-webgpu
+    export WEB_NORM=${CARGO_TARGET_DIR:-$root/target}/web/web_norm
+    collect "$1" node "$here/web.mjs" wgnorm-webgpu wgnorm-wasm ort-wasm:1 ort-wasm:2 ort-webgpu tfjs-wasm tfjs-webgpu
 }
 
 if has setup-py; then
@@ -75,6 +76,7 @@ if has setup-web; then
     tf=@tensorflow/tfjs
     (cd "$NODE_DIR" && echo '{"private": true}' >package.json &&
         npm install --silent onnxruntime-web@1.30 playwright-core@1 $tf@4 $tf-backend-webgpu@4 $tf-backend-wasm@4)
+    "$root/examples/web.sh" build
 fi
 if has setup-burn; then
     CARGO_TARGET_DIR=$cache/burn cargo build -q --release --manifest-path "$here/burn_peer/Cargo.toml"

@@ -1,6 +1,7 @@
-// Times ONNX Runtime Web and TensorFlow.js in headless Chromium: a JSON line per peer and shape.
+// Times wgnorm, ONNX Runtime Web and TensorFlow.js in headless Chromium: a JSON line per peer and shape.
 //
-// NODE_DIR=(with node_modules) MODELS=(with in_*.onnx) node web.mjs ort-wasm:1 ort-wasm:2 ort-webgpu tfjs-wasm tfjs-webgpu
+// NODE_DIR=(with node_modules) MODELS=(with in_*.onnx) WEB_NORM=(made by examples/web.sh) node web.mjs \
+//   wgnorm-webgpu wgnorm-wasm ort-wasm:1 ort-wasm:2 ort-webgpu tfjs-wasm tfjs-webgpu
 //
 // WebGPU runs on SwiftShader unless WEBGPU_ADAPTER=default. Files are served on loopback only.
 import fs from 'fs';
@@ -11,7 +12,10 @@ import { fileURLToPath } from 'url';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
 const nodeDir = path.resolve(process.env.NODE_DIR || '.');
-const mounts = { '/modules/': path.join(nodeDir, 'node_modules'), '/models/': path.resolve(process.env.MODELS || '.') };
+const mounts = {
+  '/modules/': path.join(nodeDir, 'node_modules'), '/models/': path.resolve(process.env.MODELS || '.'),
+  '/web_norm/': path.resolve(process.env.WEB_NORM || '.'),
+};
 const shapes = JSON.parse(fs.readFileSync(path.join(here, 'shapes.json'))).planes;
 const adapter = process.env.WEBGPU_ADAPTER || 'swiftshader';
 const settings = { budget: 1e3 * (process.env.BUDGET_S || 1), rotated: 1e6 * (process.env.ROTATE_MB || 192), gpu: `webgpu: ${adapter}` };
@@ -91,7 +95,22 @@ function page(settings) {
   };
   const about = device => ({ peer: 'ONNX Runtime Web', version: ort.env.versions.web ?? ort.env.versions.common, device });
 
+  // From and to JavaScript's arrays: the copies in and out, on WebGPU the upload and the readback, are in its times.
+  const wgnorm = async (shape, backend, device) => {
+    const { default: init, InstanceNorm } = await import('/web_norm/pkg/web_norm.js');
+    await init();
+    const norm = await InstanceNorm.open(shape[1], EPS, backend), [weight, bias] = affine(shape[1]);
+    norm.setWeight(weight);
+    norm.setBias(bias);
+    const data = values(shape), xs = Array.from({ length: count(shape, 4) }, () => data.slice());
+    check(data, await norm.forward(xs[0], shape), shape);
+    const times = await timed(async turn => { await norm.forward(xs[turn % xs.length], shape); });
+    norm.free();
+    return [line({ peer: 'wgnorm in JavaScript', version: '0.1.0', device, scope: 'end-to-end' }, shape, xs.length, times)];
+  };
   const jobs = {
+    'wgnorm-webgpu': shape => wgnorm(shape, 'gpu', settings.gpu),
+    'wgnorm-wasm': shape => wgnorm(shape, 'host', 'wasm-1t'),
     // Data stay in GPU buffers.
     async 'ort-webgpu'(shape) {
       const options = { executionProviders: ['webgpu'], preferredOutputLocation: 'gpu-buffer' };

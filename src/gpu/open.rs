@@ -83,8 +83,8 @@ fn choose(
     Ok(adapters)
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 /// Lower is better. Several back ends may list the same GPU; OpenGL is the last resort.
+#[cfg(not(target_arch = "wasm32"))]
 fn rank(info: &wgpu::AdapterInfo) -> (u8, bool) {
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,

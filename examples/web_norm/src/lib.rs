@@ -5,7 +5,7 @@
 #![warn(missing_docs)]
 
 use wasm_bindgen::prelude::*;
-use wgnorm::{Context, Mode, NormLayer, Tensor};
+use wgnorm::{Context, ContextOptions, Mode, NormLayer, Preference, Tensor};
 
 /// Instance normalization (Ulyanov et al. 2016, arXiv:1607.08022) as PyTorch computes it: every channel of every
 /// sample gets mean 0 and variance 1, then the channel's weight and bias (1 and 0 unless set).
@@ -17,13 +17,26 @@ pub struct InstanceNorm {
 
 #[wasm_bindgen]
 impl InstanceNorm {
-    /// A layer for `numFeatures` channels, on the browser's GPU, or on the processor where there is none, or one that
-    /// is none in hardware. `eps`, added to the variance, is 1e-5 if left out.
+    /// A layer for `numFeatures` channels. `eps`, added to the variance, is 1e-5 if left out. `backend` may ask for the
+    /// browser's GPU even if it is none in hardware, which is slower, or for the processor; otherwise it is the
+    /// processor where there is no GPU in hardware.
     pub async fn open(
         #[wasm_bindgen(js_name = numFeatures)] num_features: usize,
-        eps: Option<f64>,
+        #[wasm_bindgen(unchecked_optional_param_type = "number")] eps: Option<f64>,
+        #[wasm_bindgen(unchecked_optional_param_type = "\"gpu\" | \"host\"")] backend: Option<
+            String,
+        >,
     ) -> Result<InstanceNorm, JsError> {
-        let context = Context::open().await;
+        let preference = match backend.as_deref() {
+            None => Preference::Auto,
+            Some("gpu") => Preference::Gpu,
+            Some("host") => Preference::Host,
+            Some(other) => {
+                return Err(JsError::new(&format!("backend is {other}, expected gpu or host")));
+            }
+        };
+        let options = ContextOptions { preference, ..Default::default() };
+        let context = Context::open_with(&options).await.map_err(wgnorm::Error::from)?;
         let config = wgnorm::InstanceNorm::config(num_features).with_scale(true);
         let layer = config.with_eps(eps.unwrap_or(1e-5)).init(&context)?;
         Ok(InstanceNorm { context, layer })
