@@ -24,6 +24,22 @@ const tests = {
   },
   page_works_on_the_host_beside_webgpu_in_software: () => visit("software", "only a software adapter"),
   page_works_without_webgpu: () => visit("none", "no adapter"),
+  async gpu_and_host_agree() {
+    const page = await (await browser("software")).newPage();
+    await page.goto(url);
+    const [backends, off] = await page.evaluate(async () => {
+      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
+      await init();
+      const x = Float32Array.from({ length: 2 * 3 * 35 * 45 }, (_, i) => (i * i) % 17);
+      const norms = [await InstanceNorm.open(3, 1e-3, "gpu"), await InstanceNorm.open(3, 1e-3, "host")];
+      norms.forEach((norm) => norm.setWeight(new Float32Array([1, -2, 3])));
+      const [a, b] = await Promise.all(norms.map((norm) => norm.forward(x, [2, 3, 35, 45])));
+      const off = a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i])), 0);
+      return [norms.map((norm) => norm.backend), a.length === x.length && b.some((v) => v > 1) ? off : NaN];
+    });
+    await page.close();
+    if (backends.join() !== "BrowserWebGpu,host" || !(off < 1e-5)) throw new Error(`${backends} differ by ${off}`);
+  },
   async what_is_wrong_is_an_error() {
     const page = await (await browser("none")).newPage();
     await page.goto(url);
@@ -37,10 +53,11 @@ const tests = {
         await message(() => norm.forward(new Float32Array(8), [1, 4, 2])),
         await message(() => InstanceNorm.open(0)),
         await message(() => InstanceNorm.open(3, NaN)),
+        await message(() => InstanceNorm.open(3, 1e-5, "cpu")),
         (await norm.forward(new Float32Array(6).fill(7), [1, 3, 2])).join(),
       ];
     });
-    const wanted = ["the data 5", "3 channels (num_features), got 4", "at least 1", "eps must be finite", "0,0,0,0,0,0"];
+    const wanted = ["the data 5", "3 channels (num_features), got 4", "at least 1", "eps must be finite", "cpu", "0,0,0,0,0,0"];
     wanted.forEach((part, i) => {
       if (!told[i].includes(part)) throw new Error(`${told[i]}, expected ${part}`);
     });
