@@ -21,6 +21,10 @@ const camera = new Camera();
 
 /** What is on the wall: its name, how large it was, and the canvas that is painted. */
 let picture;
+/** What hangs painted: the names of the picture and of the style. */
+let painted;
+/** How many pictures were asked for: while one is decoded, a later one may come. */
+let wishes = 0;
 /** What happened since the last painting was asked for, and belongs beside its time. */
 let news = [];
 /** The longest side that the device took, where it refused more. */
@@ -45,6 +49,7 @@ async function show(source, name, credit = "") {
   const canvas = canvasOf(source, longest());
   picture = { name, credit, full: times(source.width, source.height), canvas };
   source.close(); // it may be a hundred megabytes
+  painted = undefined;
   view.hang(canvas);
   $("download").disabled = true;
   await paint();
@@ -69,6 +74,7 @@ async function paint() {
       $("progress").value = done;
     });
     view.unveil(painting.pixels, width, height);
+    painted = { name, style };
     view.title = `${name}, painted in the style ${style}`;
     report(painting);
     say(`Painted in ${duration(painting.total)}.`, scaled, ...news.splice(0));
@@ -95,12 +101,14 @@ async function explain(error) {
   }
   state("failed");
   const style = chosenStyle();
+  if (painted) $("in-style").textContent = painted.style; // it still hangs
   const words = {
     "style-unreachable": `The style “${style}” could not be fetched (${error.message}).`,
     weights: `The style “${style}” did not arrive whole: ${error.message}.`,
     "out-of-memory": "The device has no memory left for this picture. Close other pages, or take a smaller one.",
     "no-gpu": `No WebGPU device here: ${error.message}. Without “backend=gpu” in the address the processor paints.`,
     crashed: `Painting broke off: ${error.message}.`,
+    unreachable: "A part of this page could not be loaded. Is the network there?",
   };
   const own = error instanceof PictureError || error instanceof CameraError;
   say(own ? error.message : (words[error.code] ?? `This did not work: ${error.message}.`));
@@ -180,11 +188,14 @@ studio.addEventListener("crashed", () => news.push("Painting broke off once; the
 /** A file from anywhere: what cannot be read leaves the picture on the wall as it is. */
 async function take(file) {
   if (!file) return;
+  const wish = ++wishes;
   stopCamera();
   try {
-    await show(await decode(file), file.name?.replace(/\.[^.]*$/, "") || "Picture");
+    const source = await decode(file);
+    if (wish !== wishes) return source.close();
+    await show(source, file.name?.replace(/\.[^.]*$/, "") || "Picture");
   } catch (error) {
-    await explain(error);
+    if (wish === wishes) await explain(error);
   }
 }
 
@@ -205,7 +216,7 @@ $("strength").addEventListener("input", ({ target }) => {
 $("download").addEventListener("click", async () => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await view.png());
-  link.download = `${picture.name}-${chosenStyle()}.png`;
+  link.download = `${painted.name}-${painted.style}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 });
@@ -234,12 +245,13 @@ addEventListener("drop", (event) => {
 });
 
 $("camera").addEventListener("click", async () => {
-  if (camera.on) return stopCamera();
+  if (camera.on || camera.isOpening) return stopCamera();
   try {
-    await camera.open();
+    if (!(await camera.open())) return;
   } catch (error) {
     return explain(error);
   }
+  wishes++;
   $("camera").textContent = "Stop";
   $("camera").setAttribute("aria-pressed", "true");
   for (const id of ["snap", "fps"]) $(id).hidden = false;
@@ -247,14 +259,18 @@ $("camera").addEventListener("click", async () => {
   await film();
 });
 $("snap").addEventListener("click", async () => {
-  const shot = await createImageBitmap(camera.video);
-  stopCamera();
-  $("choose").focus();
-  await show(shot, "Snapshot").catch(explain);
+  try {
+    const shot = await createImageBitmap(camera.video);
+    stopCamera();
+    $("choose").focus();
+    await show(shot, "Snapshot");
+  } catch (error) {
+    await explain(error);
+  }
 });
+camera.onclose = stopCamera;
 
 function stopCamera() {
-  if (!camera.on) return;
   camera.close();
   $("camera").textContent = "Camera";
   $("camera").setAttribute("aria-pressed", "false");
@@ -270,13 +286,15 @@ async function film() {
   let [step, frames, pace] = [0, 0, 0];
   while (camera.on) {
     const began = performance.now();
-    const canvas = canvasOf(camera.video, FILM_SIDES[step]);
     const style = chosenStyle();
-    picture = { name: "Camera", credit: "after what the camera sees", canvas };
     try {
+      const canvas = canvasOf(camera.video, FILM_SIDES[step]);
       const painting = await studio.paint(request(canvas, style));
       if (!camera.on) break;
+      picture = { name: "Camera", credit: "after what the camera sees", canvas };
+      painted = { name: picture.name, style };
       view.film(canvas, painting.pixels);
+      view.title = `What the camera sees, painted in the style ${style}`;
       caption(style);
       report(painting);
     } catch (error) {
@@ -296,7 +314,7 @@ async function film() {
     }
   }
   if (document.documentElement.dataset.state !== "live") return;
-  say("The camera is off; its last frame stays.");
+  say("The camera is off;", `${painted?.name === "Camera" ? "its last frame" : "the picture"} stays.`);
   state("painted");
 }
 
@@ -308,7 +326,7 @@ try {
   const photograph = await fetch("astronaut.jpg");
   if (!photograph.ok) throw new PictureError("The example could not be fetched. Choose a picture of your own.");
   const source = await decode(await photograph.blob());
-  if (!picture) await show(source, "Astronaut", "after a photograph by NASA, public domain");
+  if (!wishes) await show(source, "Astronaut", "after a photograph by NASA, public domain");
 } catch (error) {
   await explain(error);
 }

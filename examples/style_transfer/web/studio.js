@@ -53,7 +53,8 @@ export class Studio extends EventTarget {
     // What a worker said before its end may come after it.
     const current = (then) => (event) => worker === this.#worker && then(event);
     worker.onmessage = current(({ data }) => this.#hear(data));
-    worker.onerror = current(({ message }) => this.#crashed(message ?? "its worker did not start"));
+    // Without a message it did not even load.
+    worker.onerror = current(({ message }) => this.#crashed(message ?? "its worker did not start", Boolean(message)));
     worker.postMessage({ type: "open", module: this.#module, ...this.#options });
   }
 
@@ -99,18 +100,15 @@ export class Studio extends EventTarget {
   }
 
   /** A new worker gets the same painting to do, on the processor; the second crash is the painting's fault. */
-  #crashed(message) {
+  #crashed(message, worked = true) {
     this.#worker.terminate();
-    this.#options = { ...this.#options, preference: "host" };
+    if (worked) this.#options = { ...this.#options, preference: "host" };
     if (++this.#crashes > 1) {
-      const error = Object.assign(new Error(message), { code: "crashed" });
-      const job = this.#running;
-      this.#running = undefined;
-      this.#start();
-      job?.reject(error);
-      return this.#next();
+      this.#broken = true; // the next wish tries again
+      const error = Object.assign(new Error(message), { code: worked ? "crashed" : "unreachable" });
+      return this.#settle((job) => job.reject(error));
     }
-    this.dispatchEvent(new CustomEvent("crashed", { detail: { message } }));
+    if (worked) this.dispatchEvent(new CustomEvent("crashed", { detail: { message } }));
     this.#start();
     this.#waiting ??= this.#running;
     this.#running = undefined;

@@ -215,6 +215,19 @@ test("the_latest_wish_wins", () =>
     same(await pixels(page), reference("waves"), "a second later");
   }));
 
+test("the_latest_picture_wins", () =>
+  visit(async (page) => {
+    await painted(page);
+    // It takes longer to decode than the flower.
+    const large = await made(page, 5000, 5000, "context.fillStyle = '#58a'; context.fillRect(99, 99, 300, 400);");
+    await bring(page, large, "large.png");
+    await bring(page, FLOWER, "flower.png");
+    await page.waitForTimeout(3000);
+    await painted(page);
+    equal(await page.textContent("#title"), "flower", "what hangs");
+    same(await pixels(page), reference("glass"), "the painting");
+  }));
+
 test("the_page_stays_responsive", () =>
   visit(async (page) => {
     await painted(page);
@@ -289,6 +302,30 @@ test("the_worker_dies", () =>
     },
     { allow: /injected/ },
   ));
+
+test("the_worker_does_not_load", () => {
+  let asked = 0;
+  let broken = true;
+  return visit(
+    async (page) => {
+      await state(page, "failed");
+      check((await status(page)).includes("could not be loaded"), await status(page));
+      await page.waitForTimeout(1000);
+      check(asked < 5, `asked for it ${asked} times`);
+      broken = false;
+      await page.click("#retry");
+      await painted(page);
+    },
+    {
+      before: (page) =>
+        page.route("**/worker.js", (route) => {
+          asked += 1;
+          return broken ? route.fulfill({ status: 404 }) : route.continue();
+        }),
+      allow: /worker\.js|404/,
+    },
+  );
+});
 
 test("without_webgpu", () =>
   visit(
@@ -464,6 +501,19 @@ test("strength_blends_and_download_saves_it", () =>
     check(!differs(await pixels(page, "photograph"), half), "the file is not what was shown");
   }));
 
+test("the_download_is_named_after_what_hangs", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.check("input[value=ink]", { force: true });
+      await state(page, "failed");
+      equal(await page.textContent("#in-style"), "glass", "the placard");
+      const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+      equal(download.suggestedFilename(), "Astronaut-glass.png", "name");
+    },
+    { before: (page) => page.route("**/ink.safetensors", (route) => route.abort()), allow: /ink|ERR_FAILED/ },
+  ));
+
 test("before_and_after", () =>
   visit(async (page) => {
     await painted(page);
@@ -498,6 +548,42 @@ test("camera_live_and_taken", () =>
       check(width >= 640, `taken ${width} pixels wide`);
       equal(await page.locator("#snap").isVisible(), false, "the button to take one");
       equal(await page.evaluate(() => document.querySelector("#video").srcObject), null, "the camera");
+    },
+    { kind: "camera", permissions: ["camera"] },
+  ));
+
+test("camera_closed_while_the_browser_asks", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.evaluate(() => {
+        window.streams = [];
+        const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+        navigator.mediaDevices.getUserMedia = async (wanted) => {
+          await new Promise((asked) => setTimeout(asked, 500));
+          const stream = await ask(wanted);
+          window.streams.push(stream);
+          return stream;
+        };
+      });
+      await page.click("#camera");
+      await page.click("#camera");
+      await page.waitForFunction(() => window.streams.length === 1);
+      await page.waitForTimeout(500);
+      const states = () => page.evaluate(() => window.streams.map((stream) => stream.getTracks()[0].readyState).join());
+      equal(await states(), "ended", "the stream");
+      equal(await page.getAttribute("html", "data-state"), "painted", "the page");
+      await page.click("#camera");
+      await state(page, "live");
+      await page.click("#camera");
+      await state(page, "painted");
+      equal(await states(), "ended,ended", "the streams");
+      const [hung, named] = [await pixels(page, "photograph"), await page.textContent("#title")];
+      await page.check("input[value=ink]", { force: true });
+      await page.waitForFunction(() => document.querySelector("#in-style").textContent === "ink");
+      await painted(page);
+      check(!differs(await pixels(page, "photograph"), hung), "another picture was painted than the one that hangs");
+      equal(await page.textContent("#title"), named, "the placard");
     },
     { kind: "camera", permissions: ["camera"] },
   ));
