@@ -1,6 +1,6 @@
 // The page: what is asked for goes to the studio, what comes back is hung up and told.
 import { Camera, CameraError } from "./camera.js";
-import { canvasOf, decode, PictureError, pictureIn } from "./picture.js";
+import { canvasOf, decode, PictureError, pictureIn, pixelsOf } from "./picture.js";
 import { Studio, Superseded } from "./studio.js";
 import { View } from "./view.js";
 
@@ -19,7 +19,7 @@ const studio = new Studio({ preference, fault: query.has("fault") });
 const view = new View();
 const camera = new Camera();
 
-/** What is on the wall: its name, how large it was, and the canvas that is painted. */
+/** What is on the wall: its name, how large it was, and the pixels that are painted. */
 let picture;
 /** What hangs painted: the names of the picture and of the style. */
 let painted;
@@ -46,18 +46,18 @@ function longest() {
 
 /** Hangs a picture and has it painted. */
 async function show(source, name, credit = "") {
-  const canvas = canvasOf(source, longest());
-  picture = { name, credit, full: times(source.width, source.height), canvas };
+  const pixels = pixelsOf(source, longest());
+  picture = { name, credit, full: times(source.width, source.height), pixels };
   source.close(); // it may be a hundred megabytes
   painted = undefined;
-  view.hang(canvas);
+  view.hang(pixels);
   $("download").disabled = true;
   await paint();
 }
 
 async function paint() {
-  const { canvas, full, name } = picture;
-  const { width, height } = canvas;
+  const { pixels, full, name } = picture;
+  const { width, height } = pixels;
   const style = chosenStyle();
   const size = times(width, height);
   const scaled = full && size !== full && `Scaled from ${full} to ${size}, which this device paints.`;
@@ -69,11 +69,11 @@ async function paint() {
   for (const id of ["prepared", "time"]) $(id).textContent = "…";
   $("bars").replaceChildren();
   try {
-    const painting = await studio.paint(request(canvas, style), (done, total) => {
+    const painting = await studio.paint(request(pixels, style), (done, total) => {
       $("progress").max = total;
       $("progress").value = done;
     });
-    view.unveil(painting.pixels, width, height);
+    view.unveil(new ImageData(painting.pixels, width, height));
     painted = { name, style };
     view.title = `${name}, painted in the style ${style}`;
     report(painting);
@@ -85,9 +85,8 @@ async function paint() {
   }
 }
 
-function request(canvas, style) {
-  const { width, height } = canvas;
-  return { style, pixels: canvas.getContext("2d").getImageData(0, 0, width, height).data, width, height };
+function request({ data, width, height }, style) {
+  return { style, pixels: data, width, height };
 }
 
 async function explain(error) {
@@ -95,8 +94,8 @@ async function explain(error) {
   // The device knows what it holds: smaller, and told.
   if (error.code === "too-large" && error.longestSide < refused) {
     refused = error.longestSide;
-    picture.canvas = canvasOf(picture.canvas, refused);
-    view.hang(picture.canvas);
+    picture.pixels = pixelsOf(canvasOf(picture.pixels), refused);
+    view.hang(picture.pixels);
     return paint();
   }
   state("failed");
@@ -121,7 +120,7 @@ function caption(style) {
   $("title").textContent = picture.name;
   $("in-style").textContent = style;
   $("credit").textContent = picture.credit || `after a photograph of ${picture.full}`;
-  $("size").textContent = times(picture.canvas.width, picture.canvas.height);
+  $("size").textContent = times(picture.pixels.width, picture.pixels.height);
 }
 
 function report({ stages, times: { fetch, prepare, readback }, total }) {
@@ -288,12 +287,12 @@ async function film() {
     const began = performance.now();
     const style = chosenStyle();
     try {
-      const canvas = canvasOf(camera.video, FILM_SIDES[step]);
-      const painting = await studio.paint(request(canvas, style));
+      const pixels = pixelsOf(camera.video, FILM_SIDES[step]);
+      const painting = await studio.paint(request(pixels, style));
       if (!camera.on) break;
-      picture = { name: "Camera", credit: "after what the camera sees", canvas };
+      picture = { name: "Camera", credit: "after what the camera sees", pixels };
       painted = { name: picture.name, style };
-      view.film(canvas, painting.pixels);
+      view.film(pixels, new ImageData(painting.pixels, pixels.width, pixels.height));
       view.title = `What the camera sees, painted in the style ${style}`;
       caption(style);
       report(painting);

@@ -21,9 +21,11 @@ export async function decode(blob) {
 }
 
 /**
- * A canvas with the picture, its longer side at most `longest` pixels. `source` is a bitmap or a video.
+ * The picture's pixels, its longer side at most `longest` of them. `source` is a bitmap, a video, or a canvas.
+ *
+ * Pixels, since what a canvas holds is gone when the browser's GPU process ends.
  */
-export function canvasOf(source, longest) {
+export function pixelsOf(source, longest) {
   const width = source.videoWidth ?? source.width;
   const height = source.videoHeight ?? source.height;
   if (Math.min(width, height) < SMALLEST_SIDE) {
@@ -33,14 +35,21 @@ export function canvasOf(source, longest) {
   }
   const scale = Math.min(1, longest / Math.max(width, height));
   const side = (n) => Math.max(SMALLEST_SIDE, Math.round(n * scale));
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [side(width), side(height)];
+  const canvas = Object.assign(document.createElement("canvas"), { width: side(width), height: side(height) });
   // Pixels are read back: kept where that is cheap.
   const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
+  return context.getImageData(0, 0, canvas.width, canvas.height);
+}
+
+/** A canvas of a picture's pixels. */
+export function canvasOf(pixels) {
+  const { width, height } = pixels;
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  canvas.getContext("2d", { alpha: false, willReadFrequently: true }).putImageData(pixels, 0, 0);
   return canvas;
 }
 

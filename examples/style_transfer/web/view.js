@@ -1,4 +1,5 @@
 // The frame on the wall: the photograph, the painting blended with it, and the divider between them.
+import { canvasOf } from "./picture.js";
 
 /** How far the divider comes to rest to the right once a painting is there. */
 const REST = 30;
@@ -9,6 +10,9 @@ export class View {
   #photograph = document.querySelector("#photograph");
   #shown = document.querySelector("#painting");
   #split = document.querySelector("#split");
+  /** Pixels, and of the painting a canvas too, to be blended. */
+  #source;
+  #pixels;
   #painting;
   #strength = 1;
   #sweep;
@@ -18,14 +22,13 @@ export class View {
       cancelAnimationFrame(this.#sweep);
       this.#place();
     });
+    for (const canvas of [this.#photograph, this.#shown]) {
+      canvas.addEventListener("contextrestored", () => this.#restore());
+    }
     this.#place();
   }
 
-  get hasPainting() {
-    return Boolean(this.#painting);
-  }
-
-  /** Hangs a photograph; what was painted of another comes down. */
+  /** Hangs a photograph's pixels; what was painted of another comes down. */
   hang(photograph) {
     cancelAnimationFrame(this.#sweep);
     this.#painting = undefined;
@@ -35,20 +38,19 @@ export class View {
     this.#place();
   }
 
-  /** Shows what was painted of the photograph; the first time the divider sweeps it open. */
-  unveil(pixels, width, height) {
+  /** Shows the pixels painted of the photograph; the first time the divider sweeps it open. */
+  unveil(painting) {
     const first = !this.#painting;
-    this.#keep(pixels, width, height);
+    this.#keep(painting);
     this.#split.disabled = false;
     this.#blend();
     if (first) this.#open();
   }
 
   /** Shows a frame of a film and its painting. */
-  film(photograph, pixels) {
-    const { width, height } = photograph;
+  film(photograph, painting) {
     this.#fit(photograph);
-    this.#keep(pixels, width, height);
+    this.#keep(painting);
     this.#split.disabled = false;
     this.#blend();
   }
@@ -81,13 +83,20 @@ export class View {
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     }
     this.#frame.style.setProperty("--ratio", width / height);
-    context(this.#photograph).drawImage(photograph, 0, 0);
+    this.#source = photograph;
+    context(this.#photograph).putImageData(photograph, 0, 0);
   }
 
-  #keep(pixels, width, height) {
-    this.#painting ??= document.createElement("canvas");
-    Object.assign(this.#painting, { width, height });
-    context(this.#painting).putImageData(new ImageData(pixels, width, height), 0, 0);
+  #keep(pixels) {
+    this.#pixels = pixels;
+    this.#painting = canvasOf(pixels);
+  }
+
+  /** Canvases come back empty. */
+  #restore() {
+    if (this.#source) context(this.#photograph).putImageData(this.#source, 0, 0);
+    if (this.#painting) this.#keep(this.#pixels);
+    this.#blend();
   }
 
   #blend() {

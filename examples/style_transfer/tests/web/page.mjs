@@ -285,6 +285,23 @@ test("device_lost_and_none_comes_back", () =>
     { query: "?backend=gpu&fault=1" },
   ));
 
+test("the_gpu_process_dies", () =>
+  visit(async (page) => {
+    await painted(page);
+    await paintFlower(page);
+    const photograph = await pixels(page, "photograph");
+    const session = await (await browser("software")).newBrowserCDPSession();
+    await session.send("Browser.crashGpuProcess").catch(() => {}); // it takes its answer along
+    // Canvases are restored a while later.
+    await page.waitForTimeout(3000);
+    same(await pixels(page), reference("glass"), "the painting");
+    check(!differs(await pixels(page, "photograph"), photograph), "the photograph changed");
+    await page.check("input[value=ink]", { force: true });
+    await page.waitForFunction(() => document.querySelector("#in-style").textContent === "ink");
+    await painted(page);
+    same(await pixels(page), reference("ink"), "another painting");
+  }));
+
 test("the_worker_dies", () =>
   visit(
     async (page) => {
