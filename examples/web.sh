@@ -1,16 +1,28 @@
 #!/usr/bin/env bash
-# Builds the pages and serves them; `examples/web.sh build` only builds. `examples/web.sh test` runs golden cases in
-# Chromium, then the pages that were built.
+# usage: examples/web.sh [build|test]
+# Builds the pages and serves them; `build` only builds, `test` runs golden cases in Chromium, then the pages that were
+# built. The first time takes some minutes: wasm-bindgen's tool is compiled, and everything for the web.
 #
 # Needs Rust with its wasm32-unknown-unknown target, or Debian's rustc-web, cargo-web, rust-web-src and lld, whose cargo
 # builds std itself; python3 to serve; npm for wasm-opt, without which the modules are larger but run. PORT is 8080 if
 # unset. Tests need Chromium with its chromedriver, npm, and Node.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+action=${1:-serve} port=${PORT:-8080}
 target=${CARGO_TARGET_DIR:-$PWD/target}
 tools=$target/web-tools wasm=wasm32-unknown-unknown out=$target/web
 
-# The module and its glue must come from the same version of wasm-bindgen, which the lock file pins.
+usage() {
+    sed -n 's/^# usage: /usage: /p' "$0" >&2
+    exit 2
+}
+fail() {
+    echo "$*" >&2
+    exit 1
+}
+
+# The module and its glue must come from the same version of wasm-bindgen, which the lock file pins. (What the tool itself is
+# made of need not be what its author had.)
 install_tools() {
     local version
     version=$(grep -A1 '^name = "wasm-bindgen"$' Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
@@ -27,6 +39,8 @@ wasm_cargo() { # command options...
     export RUSTFLAGS="-C target-feature=+simd128 ${RUSTFLAGS:-}"
     if [ -d "$(rustc --print sysroot)/lib/rustlib/$wasm/lib" ]; then
         cargo "$1" --target $wasm "${@:2}"
+    elif [ ! -d /usr/lib/rustlib/src ]; then
+        fail "std for $wasm is missing: rustup target add $wasm, or Debian's rustc-web, cargo-web, rust-web-src and lld"
     else
         [ "$1" = test ] && std+=(-Zpanic-abort-tests)
         CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc \
@@ -65,20 +79,26 @@ golden() {
 
 pages() {
     [ -d "$tools/node_modules/playwright-core" ] ||
-        npm install --silent --no-audit --no-fund --prefix "$tools" playwright-core
+        npm install --silent --no-audit --no-fund --prefix "$tools" playwright-core@1
     export WEB_TOOLS=$tools
     node examples/web_norm/tests/page.mjs "$out/web_norm"
     node examples/style_transfer/tests/web/page.mjs "$out/style_transfer" "$target/web-screenshots"
 }
 
+case $action in
+    build | serve) ;;
+    test) [ -d "$out/style_transfer/pkg" ] || fail "there are no pages to test: examples/web.sh build" ;;
+    *) usage ;;
+esac
+[ "$action" = serve ] && (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null && fail "port $port is taken: set PORT to another"
 install_tools
-if [ "${1:-}" = test ]; then
+if [ "$action" = test ]; then
     golden
     pages
     exit
 fi
 build web-norm web_norm
 build style-transfer style_transfer assets/styles
-[ "${1:-}" = build ] && exit
-echo "http://localhost:${PORT:-8080}/style_transfer/ and http://localhost:${PORT:-8080}/web_norm/"
-exec python3 -m http.server --bind 127.0.0.1 --directory "$out" "${PORT:-8080}"
+[ "$action" = build ] && exit
+echo "http://localhost:$port/style_transfer/ and http://localhost:$port/web_norm/"
+exec python3 -m http.server --bind 127.0.0.1 --directory "$out" "$port"
