@@ -455,6 +455,9 @@ pub enum StateError {
 }
 
 /// Something that went wrong on the device.
+///
+/// In a browser the device answers after the call has returned: there an error comes from what reads the data that it
+/// spoiled, or from the next call that takes them. An error that nobody meets so is logged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RunError {

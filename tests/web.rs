@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
 use wgnorm::plan::{Access, Kernel};
 use wgnorm::{
-    Backend, Context, ContextOptions, Error, InstanceNorm2d, Mode, NormLayer, Preference, RunError,
-    Tensor,
+    Backend, Context, ContextOptions, Error, Extras, InstanceNorm2d, Mode, NormLayer, Preference,
+    RunError, Tensor,
 };
 
 wasm_bindgen_test_configure!(run_in_browser);
@@ -88,7 +88,7 @@ async fn fresh_gpu() -> Context {
     Context::open_with(&options).await.expect("the browser runs with WebGPU on")
 }
 
-/// Cases of some ops, every `nth` of those of one element type and memory order, with gradients or without; all that
+/// Cases of some ops, every `nth` of those of one op, element type and memory order, with gradients or without; all that
 /// fail are told.
 async fn run(context: &Context, ops: &[&str], nth: usize) {
     let golden = Golden::read(embedded).expect("the vectors");
@@ -97,14 +97,14 @@ async fn run(context: &Context, ops: &[&str], nth: usize) {
     for case in golden.cases.iter().filter(|case| ops.contains(&&*case.op)) {
         if let Ok(runner) = golden::supported(case, on_gpu) {
             let backward = case.inputs.keys().any(|name| name.starts_with("dy"));
-            let kind = (backward, case.dtype_name(), case.layout.as_deref());
+            let kind = (&*case.op, backward, case.dtype_name(), case.layout.as_deref());
             kinds.entry(kind).or_default().push((case, runner));
         }
     }
     let (mut run, mut wrong, mut tightest) = ([0; 2], Vec::new(), 0f64);
     for (kind, cases) in kinds {
         for (case, runner) in cases.into_iter().step_by(nth) {
-            run[usize::from(kind.0)] += 1;
+            run[usize::from(kind.1)] += 1;
             match runner(&Run { golden: &golden, case, context }).await {
                 Ok(share) => tightest = tightest.max(share),
                 Err(error) => wrong.push(format!("{}: {error}", case.id)),
@@ -117,7 +117,8 @@ async fn run(context: &Context, ops: &[&str], nth: usize) {
         forward + backward,
         wrong.len(),
     );
-    assert!(forward + backward > 0, "no case of {ops:?}");
+    // A case with gradients checks the forward pass, too.
+    assert!(backward > 0, "no gradients of {ops:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -167,6 +168,108 @@ async fn gpu_that_is_lost_is_an_error_and_a_new_one_goes_on() {
     assert_eq!(call(&context, &layer).await.expect("the new device is there"), before);
 }
 
+/// Makes the browser refuse the next object whose label starts so: its descriptor `d` is changed first.
+fn refuse(method: &str, label: &str, change: &str) {
+    let patch = format!(
+        "const proto = GPUDevice.prototype, make = proto.{method};
+        proto.{method} = function (d) {{
+            if (d.label.startsWith('{label}')) {{ proto.{method} = make; d = {{ ...d, {change} }}; }}
+            return make.call(this, d);
+        }};"
+    );
+    js_sys::eval(&format!("(() => {{ {patch} }})()")).expect("the patch");
+}
+
+#[wasm_bindgen_test]
+async fn gpu_errors_reach_those_they_concern_and_nobody_else() {
+    let data: Vec<f32> = (0..2 * 3 * 5 * 7).map(|i| (i * i % 17) as f32).collect();
+    let host = Context::host();
+    let layer = InstanceNorm2d::config(3).init(&host).expect("a layer");
+    let x = Tensor::from_slice([2, 3, 5, 7], &data).expect("a tensor");
+    let right = layer.forward(&host, &x, Mode::Eval).expect("on the host");
+    let right = right.to_vec().await.expect("on the host");
+    for (method, label, change) in [
+        ("createBuffer", "wgnorm tensor", "usage: 0"),
+        ("createBuffer", "wgnorm task", "usage: 0"),
+        ("createBuffer", "wgnorm readback", "usage: 0"),
+        ("createShaderModule", "wgnorm", "code: 'no'"),
+        ("createComputePipeline", "wgnorm", "compute: { ...d.compute, entryPoint: 'none' }"),
+        ("createBindGroup", "wgnorm", "entries: []"),
+    ] {
+        let context = fresh_gpu().await;
+        let layer = InstanceNorm2d::config(3).init(&context).expect("a layer");
+        let before = x.to_context(&context).expect("an upload");
+        refuse(method, label, change);
+        let spoiled = layer.forward(&context, &before, Mode::Eval).expect("an answer comes later");
+        let spoiled_in_turn = layer.forward(&context, &spoiled, Mode::Eval).expect("the same");
+        let refused = |read: Result<Vec<f32>, Error>| {
+            matches!(read, Err(Error::Run(RunError::Rejected { .. })))
+        };
+        if label != "wgnorm readback" {
+            assert!(refused(spoiled_in_turn.to_vec().await), "{method} {label}");
+            let known = layer.forward(&context, &spoiled, Mode::Eval);
+            assert!(
+                matches!(known, Err(Error::Run(RunError::Rejected { .. }))),
+                "{method} {label}"
+            );
+        }
+        assert!(refused(spoiled.to_vec().await), "{method} {label}");
+        assert_eq!(before.to_vec().await.expect("it was made before"), data);
+        drop((spoiled, spoiled_in_turn));
+        for _ in 0..3 {
+            let y = layer.forward(&context, &before, Mode::Eval).expect("a call");
+            let y = y.to_vec().await.unwrap_or_else(|e| panic!("{method} {label}: {e}"));
+            let off = y.iter().zip(&right).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-5, "{method} {label}: {off}");
+        }
+    }
+}
+
+#[wasm_bindgen_test]
+async fn gpu_errors_that_are_told_late_are_waited_for() {
+    let context = fresh_gpu().await;
+    let layer = InstanceNorm2d::config(1).init(&context).expect("a layer");
+    let on_device = |values: &[f32; 2]| {
+        let tensor = Tensor::from_slice([1, 1, 1, 2], values).expect("a tensor");
+        tensor.to_context(&context).expect("an upload")
+    };
+    let (x, mut y) = (on_device(&[1.0, 3.0]), on_device(&[0.0, 0.0]));
+    let late = "const proto = GPUDevice.prototype, pop = proto.popErrorScope;
+        proto.popErrorScope = function () {
+            const answer = pop.call(this);
+            return new Promise((told) => setTimeout(() => told(answer), 200));
+        };
+        return () => { proto.popErrorScope = pop; };";
+    let restore = js_sys::eval(&format!("(() => {{ {late} }})()"));
+    refuse("createBindGroup", "wgnorm", "entries: []");
+    layer
+        .forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y)
+        .expect("an answer comes later");
+    let read = y.to_vec().await;
+    js_sys::Function::from(restore.expect("the patch"))
+        .call0(&js_sys::global())
+        .expect("the old one");
+    assert!(matches!(read, Err(Error::Run(RunError::Rejected { .. }))), "{read:?}");
+    // The same operands, but not the call that was kept for them.
+    layer.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y).expect("a call");
+    let y = y.to_vec().await.expect("nothing is wrong any more");
+    assert!((y[0] + 1.0).abs() < 1e-4 && (y[1] - 1.0).abs() < 1e-4, "{y:?}");
+}
+
+#[wasm_bindgen_test]
+async fn gpu_of_the_application_that_is_lost_is_an_error() {
+    let ours = fresh_gpu().await;
+    let (device, queue) = (ours.device().expect("on a GPU"), ours.queue().expect("on a GPU"));
+    let context = Context::from_device(device, queue).expect("a context");
+    let x = Tensor::from_slice([1, 1, 2], &[1.0, 2.0]).expect("a tensor");
+    let x = x.to_context(&context).expect("an upload");
+    device.destroy();
+    for _ in 0..2 {
+        let lost = x.to_vec().await;
+        assert!(matches!(lost, Err(Error::Run(RunError::DeviceLost { .. }))), "{lost:?}");
+    }
+}
+
 #[wasm_bindgen_test]
 async fn gpu_in_software_is_not_taken_unasked() {
     let context = Context::open().await;
@@ -187,6 +290,28 @@ async fn complaints(device: &wgpu::Device, source: &str) -> Vec<String> {
     errors.map(|error| error.message).chain(refused).collect()
 }
 
+/// What it says against a pipeline with all that the shader's constants switch on.
+async fn refusal(device: &wgpu::Device, source: &str) -> Option<String> {
+    let switches =
+        source.lines().filter_map(|line| line.strip_prefix("override ")?.split_once(": bool"));
+    let constants: Vec<_> = switches.map(|(name, _)| (name, 1.0)).collect();
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let source = wgpu::ShaderSource::Wgsl(source.into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
+    let _pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: None,
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants,
+            ..Default::default()
+        },
+        cache: None,
+    });
+    scope.pop().await.map(|error| error.to_string())
+}
+
 #[wasm_bindgen_test]
 async fn gpu_compiler_accepts_every_shader() {
     let context = gpu().await;
@@ -200,6 +325,10 @@ async fn gpu_compiler_accepts_every_shader() {
     sources.push(include_str!("../examples/style_transfer/src/shaders/pool.wgsl").to_owned());
     for source in &sources {
         wrong.extend(complaints(device, source).await);
+    }
+    // Compiling takes a software device long, so element types take turns.
+    for (kernel, access) in Kernel::ALL.into_iter().zip(Access::ALL.into_iter().cycle()) {
+        wrong.extend(refusal(device, &kernel.source(access)).await);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     // What naga does not check: all lanes of a workgroup come to a barrier.

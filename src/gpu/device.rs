@@ -1,14 +1,11 @@
 //! The application's or our own `wgpu::Device`: errors as values, a count of what is created.
 
+#[cfg(target_arch = "wasm32")]
+use super::reports::Reports;
 use crate::RunError;
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::{self, Poll, Waker},
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 /// A device and its queue.
@@ -20,18 +17,27 @@ pub(crate) struct Device {
     owned: bool,
     created: AtomicU64,
     fault: Arc<Mutex<Option<RunError>>>,
+    /// What the browser says of groups of calls, once it does.
+    #[cfg(target_arch = "wasm32")]
+    pub reports: Reports,
 }
 
 impl Device {
-    /// A device of the application's. Its one slot each for error and loss callbacks stays its own.
+    /// A device of the application's. Its one slot each for error and loss callbacks stays its own;
+    /// in a browser a loss is told to everybody who asks.
     pub fn foreign(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let fault: Arc<Mutex<Option<RunError>>> = Arc::default();
+        #[cfg(target_arch = "wasm32")]
+        keep_loss(device, &fault);
         Device {
             device: device.clone(),
             queue: queue.clone(),
             #[cfg(not(target_arch = "wasm32"))]
             owned: false,
             created: AtomicU64::new(0),
-            fault: Arc::default(),
+            fault,
+            #[cfg(target_arch = "wasm32")]
+            reports: Reports::default(),
         }
     }
 
@@ -44,14 +50,7 @@ impl Device {
             log::error!("wgnorm: {error}");
             keep_first(&slot, to_run_error(error, "a command", 0));
         }));
-        let slot = Arc::clone(&fault);
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the last handle also "loses" the device; nobody is left to be told.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                log::error!("wgnorm: device lost: {message}");
-            }
-            keep_first(&slot, RunError::DeviceLost { reason: message });
-        });
+        keep_loss(&device, &fault);
         Device {
             device,
             queue,
@@ -59,6 +58,8 @@ impl Device {
             owned: true,
             created: AtomicU64::new(0),
             fault,
+            #[cfg(target_arch = "wasm32")]
+            reports: Reports::default(),
         }
     }
 
@@ -101,7 +102,7 @@ impl Device {
     /// Runs a fallible group of wgpu calls and returns what they reported instead of letting wgpu
     /// panic. `bytes` is what an out-of-memory report names.
     ///
-    /// In a browser reports arrive later, at the uncaptured-error handler.
+    /// A browser's answer comes later, to [`Reports`].
     pub fn scoped<T>(
         &self,
         what: &str,
@@ -109,9 +110,6 @@ impl Device {
         create: impl FnOnce() -> T,
     ) -> Result<T, RunError> {
         self.check()?;
-        if cfg!(target_arch = "wasm32") {
-            return Ok(create());
-        }
         let scopes = [
             wgpu::ErrorFilter::OutOfMemory,
             wgpu::ErrorFilter::Internal,
@@ -119,11 +117,11 @@ impl Device {
         ]
         .map(|filter| self.device.push_error_scope(filter));
         let created = create();
-        let mut report = None;
-        for scope in scopes.into_iter().rev() {
-            report = ready(scope.pop()).flatten().or(report);
-        }
-        match report {
+        let [memory, internal, validation] = scopes;
+        // The reverse order is the one that wgpu asks for.
+        let answers = [validation.pop(), internal.pop(), memory.pop()];
+        #[cfg(not(target_arch = "wasm32"))]
+        match answers.into_iter().fold(None, |report, answer| ready(answer).flatten().or(report)) {
             None => Ok(created),
             Some(error) => {
                 let error = to_run_error(error, what, bytes);
@@ -132,6 +130,18 @@ impl Device {
                 }
                 Err(error)
             }
+        }
+        #[cfg(target_arch = "wasm32")]
+        {
+            let what = what.to_owned();
+            self.reports.expect(async move {
+                let mut report = None;
+                for answer in answers {
+                    report = answer.await.or(report);
+                }
+                report.map(|error| to_run_error(error, &what, bytes))
+            });
+            Ok(created)
         }
     }
 
@@ -167,6 +177,18 @@ impl Device {
     }
 }
 
+/// Keeps word of a loss.
+fn keep_loss(device: &wgpu::Device, slot: &Arc<Mutex<Option<RunError>>>) {
+    let slot = Arc::clone(slot);
+    device.set_device_lost_callback(move |reason, message| {
+        // Dropping the last handle also "loses" the device; nobody is left to be told.
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            log::error!("wgnorm: device lost: {message}");
+        }
+        keep_first(&slot, RunError::DeviceLost { reason: message });
+    });
+}
+
 /// The first error names the cause; a loss replaces it, since nothing works after it.
 fn keep_first(slot: &Mutex<Option<RunError>>, error: RunError) {
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,8 +212,10 @@ fn to_run_error(error: wgpu::Error, what: &str, bytes: u64) -> RunError {
 }
 
 /// The value of a future that is ready at once, as wgpu's error scopes are natively.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut task::Context::from_waker(Waker::noop())) {
+    use std::task::{Context, Poll, Waker};
+    match std::pin::pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }

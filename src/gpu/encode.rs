@@ -1,6 +1,8 @@
 //! A plan and its operands become pipelines, bind groups and dispatches.
 
-use super::{Gpu, memory::GpuData, pipelines::PipelineKey};
+use super::{Gpu, Scratch, memory::GpuData, pipelines::PipelineKey};
+#[cfg(target_arch = "wasm32")]
+use crate::RunError;
 use crate::plan::{Caps, Keep, Offsets, Operand, Plan, Role, Small, Wants, Window, binding_range};
 use crate::{Error, Estimator, OperandError, PlanError, Problem};
 use smallvec::SmallVec;
@@ -60,6 +62,26 @@ impl<'a> Operands<'a> {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn iter(&self) -> impl Iterator<Item = (Operand, &'a GpuData)> {
         self.list.iter().copied()
+    }
+
+    /// What a call writes, and the first of the groups of calls that may spoil it; or what has spoiled what it reads.
+    #[cfg(target_arch = "wasm32")]
+    fn made_by(
+        &self,
+        gpu: &Gpu,
+        call: &Call,
+    ) -> Result<(u64, SmallVec<[&'a GpuData; 12]>), RunError> {
+        let (mut read, mut written) = (SmallVec::<[_; 12]>::new(), SmallVec::new());
+        for (operand, data) in &self.list {
+            if call.written.contains(operand) { written.push(*data) } else { read.push(*data) }
+        }
+        Ok((gpu.since(&read, &written)?, written))
+    }
+
+    /// Fails if what a call reads has been spoiled by an error that the browser told later.
+    #[cfg(target_arch = "wasm32")]
+    pub fn check_made(&self, gpu: &Gpu, call: &Call) -> Result<(), RunError> {
+        self.made_by(gpu, call).map(drop)
     }
 
     /// Keeps the memory of all operands out of the pool: the application decides when it is used.
@@ -127,6 +149,11 @@ impl Operand {
 /// A call with everything wgpu needs for it: recording it creates nothing.
 pub(crate) struct Call {
     steps: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
+    #[cfg(target_arch = "wasm32")]
+    written: SmallVec<[Operand; 4]>,
+    /// Errors of the browser's before it was prepared.
+    #[cfg(target_arch = "wasm32")]
+    faulted: u64,
 }
 
 impl Call {
@@ -219,8 +246,12 @@ impl CallCache {
     /// The call with these operands, prepared now if it is not among the latest.
     pub fn get(&self, gpu: &Gpu, job: &Job, operands: &Operands<'_>) -> Result<Arc<Call>, Error> {
         let offsets = operands.offsets();
+        #[cfg(target_arch = "wasm32")]
+        gpu.heed_faults()?;
         {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            #[cfg(target_arch = "wasm32")]
+            calls.retain(|(_, call)| call.faulted == gpu.device.reports.faulted());
             if let Some(at) = calls.iter().rposition(|(kept, _)| kept.is(job, operands, &offsets)) {
                 let found = calls.remove(at);
                 let call = found.1.clone();
@@ -239,6 +270,28 @@ impl CallCache {
             calls.remove(0);
         }
         Ok(call)
+    }
+}
+
+impl Gpu {
+    /// Submits the call with these operands.
+    pub fn run(
+        &self,
+        what: &str,
+        calls: &CallCache,
+        job: &Job,
+        operands: &Operands<'_>,
+    ) -> Result<(), Error> {
+        let call = calls.get(self, job, operands)?;
+        #[cfg(target_arch = "wasm32")]
+        let (first, written) = operands.made_by(self, &call)?;
+        self.submit(what, |encoder| {
+            call.record(encoder);
+            Ok(())
+        })?;
+        #[cfg(target_arch = "wasm32")]
+        written.iter().for_each(|data| data.set_made(first..self.device.reports.next()));
+        Ok(())
     }
 }
 
@@ -268,6 +321,8 @@ impl Gpu {
     ) -> Result<Call, Error> {
         let scratch = self.scratch(plan.partials, plan.gathered)?;
         let mut steps = Vec::with_capacity(plan.stages.len());
+        #[cfg(target_arch = "wasm32")]
+        let mut all_written = SmallVec::new();
         for stage in &plan.stages {
             let (pipeline, layout) = self.pipelines.get(&self.device, PipelineKey::from(stage))?;
             let task = self.task(&stage.task)?;
@@ -277,7 +332,11 @@ impl Gpu {
             for (&(role, written), &operand) in stage.kernel.bindings().iter().zip(&stage.operands)
             {
                 let window = role.is_data().then_some((&stage.window, element));
-                let absent = if written { &self.sink } else { &self.absent };
+                let absent = if written { &scratch.sink } else { &scratch.absent };
+                #[cfg(target_arch = "wasm32")]
+                if written {
+                    all_written.push(operand);
+                }
                 let resource = wgpu::BindingResource::Buffer(
                     self.bind(operand, window, operands, &scratch).unwrap_or(whole(absent)),
                 );
@@ -294,7 +353,13 @@ impl Gpu {
             })?;
             steps.push((pipeline, bind_group, stage.workgroups));
         }
-        Ok(Call { steps })
+        Ok(Call {
+            steps,
+            #[cfg(target_arch = "wasm32")]
+            written: all_written,
+            #[cfg(target_arch = "wasm32")]
+            faulted: self.device.reports.faulted(),
+        })
     }
 
     /// The range of an operand that a stage binds: of tensors a window, else all of it. None if it
@@ -304,12 +369,12 @@ impl Gpu {
         operand: Operand,
         window: Option<(&Window, u64)>,
         operands: &'a Operands<'_>,
-        scratch: &'a [wgpu::Buffer; 2],
+        scratch: &'a Scratch,
     ) -> Option<wgpu::BufferBinding<'a>> {
         let given = operands.get(operand);
         match operand {
-            Operand::Partials => return Some(whole(&scratch[0])),
-            Operand::Gathered if given.is_none() => return Some(whole(&scratch[1])),
+            Operand::Partials => return Some(whole(&scratch.partials)),
+            Operand::Gathered if given.is_none() => return Some(whole(&scratch.gathered)),
             Operand::Running => return operands.running.map(|(stats, _)| whole(stats)),
             Operand::Tracked => return operands.running.map(|(_, steps)| whole(steps)),
             _ => {}

@@ -1,6 +1,8 @@
 //! GPU memory: buffers that tensors own or view, and the pools they return to.
 
 use super::Gpu;
+#[cfg(target_arch = "wasm32")]
+use super::reports::Span;
 use crate::{Backend, Error, OperandError, PlanError, RunError};
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
@@ -39,14 +41,29 @@ impl Pool {
         free.push(buffer);
         let mut bytes: u64 = free.iter().map(wgpu::Buffer::size).sum();
         while free.len() > POOL_MAX || (bytes > POOL_BYTES && free.len() > 1) {
-            bytes -= free.remove(0).size();
+            let buffer = free.remove(0);
+            bytes -= buffer.size();
+            buffer.destroy();
         }
     }
 
+    /// In a browser memory would else wait for the garbage collector, natively for the calls that are
+    /// kept ready for it.
     pub fn clear(&self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.drain(..).for_each(|buffer| buffer.destroy());
     }
 }
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+pub(crate) const TENSOR_USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+    .union(wgpu::BufferUsages::COPY_SRC)
+    .union(wgpu::BufferUsages::COPY_DST);
 
 /// One buffer, shared by the clones of a tensor.
 struct Memory {
@@ -58,14 +75,32 @@ struct Memory {
     /// Set once anybody outside could use the buffer in work that we do not submit. Such work may
     /// be submitted long after the tensor is dropped, so the memory must not be handed out again.
     escaped: AtomicBool,
+    /// The groups of calls that made it what it is, as far as they may have failed.
+    #[cfg(target_arch = "wasm32")]
+    made: Mutex<Span>,
+}
+
+impl Memory {
+    fn new(buffer: wgpu::Buffer, pool: Option<Weak<Pool>>, foreign: bool) -> Self {
+        Memory {
+            buffer,
+            escaped: AtomicBool::new(pool.is_none()),
+            pool,
+            foreign,
+            #[cfg(target_arch = "wasm32")]
+            made: Mutex::default(),
+        }
+    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if !*self.escaped.get_mut()
-            && let Some(pool) = self.pool.as_ref().and_then(Weak::upgrade)
-        {
-            pool.put(self.buffer.clone());
+        if *self.escaped.get_mut() {
+            return;
+        }
+        match self.pool.as_ref().and_then(Weak::upgrade) {
+            Some(pool) => pool.put(self.buffer.clone()),
+            None => self.buffer.destroy(),
         }
     }
 }
@@ -98,13 +133,13 @@ impl GpuData {
             let got = buffer.size();
             return Err(OperandError::TooShort { operand, needed: bytes, offset, got });
         }
-        let memory = Memory { buffer, pool: None, foreign: true, escaped: AtomicBool::new(true) };
+        let memory = Memory::new(buffer, None, true);
         Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes })
     }
 
     /// A view into a buffer of our own that never returns to a pool (a layer's statistics).
     pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64, bytes: u64) -> Self {
-        let memory = Memory { buffer, pool: None, foreign: false, escaped: AtomicBool::new(true) };
+        let memory = Memory::new(buffer, None, false);
         GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes }
     }
 
@@ -136,6 +171,17 @@ impl GpuData {
         self.memory.escaped.store(true, Ordering::Relaxed);
     }
 
+    /// Which groups of calls made the data.
+    #[cfg(target_arch = "wasm32")]
+    pub fn made(&self) -> Span {
+        self.memory.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    pub fn set_made(&self, span: Span) {
+        *self.memory.made.lock().unwrap_or_else(PoisonError::into_inner) = span;
+    }
+
     /// Memory as large, aligned alike.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn alike(&self, alignment: u64) -> Result<GpuData, Error> {
@@ -165,17 +211,20 @@ impl Gpu {
             let limit_name = "max_buffer_size";
             return Err(PlanError::Limit { what: "tensor", needed: size, limit_name, limit }.into());
         }
-        let buffer = match self.tensors.take(size) {
+        #[cfg(target_arch = "wasm32")]
+        self.heed_faults()?;
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
+        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let buffer = match tensors.take(size) {
             Some(buffer) => buffer,
-            None => self.device.create_buffer(self.tensors.label, size, self.tensors.usage)?,
+            None => self.device.create_buffer(tensors.label, size, tensors.usage)?,
         };
-        let memory = Memory {
-            buffer,
-            pool: Some(Arc::downgrade(&self.tensors)),
-            foreign: false,
-            escaped: AtomicBool::new(false),
-        };
-        Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0, bytes: size })
+        let memory = Arc::new(Memory::new(buffer, Some(Arc::downgrade(&tensors)), false));
+        let data = GpuData { gpu: self.clone(), memory, offset: 0, bytes: size };
+        #[cfg(target_arch = "wasm32")]
+        data.set_made(first..self.device.reports.next());
+        Ok(data)
     }
 
     pub fn upload(self: &Arc<Self>, bytes: &[u8]) -> Result<GpuData, Error> {
@@ -203,7 +252,7 @@ impl Gpu {
             let what = "running statistics";
             return Err(PlanError::Limit { what, needed: size, limit_name, limit }.into());
         }
-        let buffer = self.device.create_buffer("wgnorm state", size, self.tensors.usage)?;
+        let buffer = self.device.create_buffer("wgnorm state", size, TENSOR_USAGE)?;
         self.device.scoped("state", size, || {
             self.device.queue().write_buffer(&buffer, 0, bytes);
         })?;
@@ -226,11 +275,15 @@ impl Gpu {
             return Err(OperandError::Usage { operand: "gradient", missing: "COPY_SRC" }.into());
         }
         let data = self.allocate(from.bytes())?;
+        #[cfg(target_arch = "wasm32")]
+        let first = self.since(&[from], &[&data])?;
         self.submit("a copy", |encoder| {
             let (buffer, offset) = (from.buffer(), from.offset());
             encoder.copy_buffer_to_buffer(buffer, offset, data.buffer(), 0, from.bytes());
             Ok(())
         })?;
+        #[cfg(target_arch = "wasm32")]
+        data.set_made(first..self.device.reports.next());
         Ok(data)
     }
 
@@ -250,6 +303,23 @@ impl Gpu {
         let submission = result??;
         device.check_alive()?;
         Ok(submission)
+    }
+
+    /// The first of the groups of calls that may yet turn out to have spoiled what is about to be written, or the error
+    /// that has spoiled what is about to be read.
+    #[cfg(target_arch = "wasm32")]
+    pub fn since(&self, read: &[&GpuData], written: &[&GpuData]) -> Result<u64, RunError> {
+        let reports = &self.device.reports;
+        let mut first = reports.next();
+        for data in read {
+            reports.fault(&data.made()).map_or(Ok(()), Err)?;
+        }
+        for made in read.iter().chain(written).map(|data| data.made()) {
+            if reports.is_open(&made) {
+                first = first.min(made.start);
+            }
+        }
+        Ok(first)
     }
 
     pub fn take_staging(&self, size: u64) -> Result<wgpu::Buffer, RunError> {

@@ -13,6 +13,8 @@ mod memory;
 mod open;
 mod pipelines;
 mod readback;
+#[cfg(target_arch = "wasm32")]
+mod reports;
 mod run;
 #[cfg(not(target_arch = "wasm32"))]
 mod tune;
@@ -31,7 +33,7 @@ pub(crate) use run::{
 use crate::plan::{Caps, Role, Task, Tuning};
 use crate::{OpenError, RunError};
 use device::Device;
-use memory::Pool;
+use memory::{Pool, TENSOR_USAGE};
 use pipelines::PipelineCache;
 use std::{
     collections::HashMap,
@@ -61,46 +63,64 @@ pub(crate) struct Gpu {
     /// Uniform buffers by content. Written once: a rewrite would reach work recorded but not yet
     /// submitted.
     tasks: Mutex<HashMap<[u8; size_of::<Task>()], wgpu::Buffer>>,
-    /// Partials between the dispatches of a call, and what is gathered from them. The same for all
-    /// calls: a queue runs command buffers one after another, and every call writes what it reads.
-    scratch: Mutex<[wgpu::Buffer; 2]>,
-    /// Bound in place of absent operands: layouts are fixed per kernel.
-    absent: wgpu::Buffer,
-    /// The same where a kernel would write: one dispatch must not read and write a buffer.
-    sink: wgpu::Buffer,
+    scratch: Mutex<Scratch>,
     /// Calls that belong to no layer: statistics merged, tables made.
     calls: CallCache,
     #[cfg(not(target_arch = "wasm32"))]
     tuner: Tuner,
-    tensors: Arc<Pool>,
+    /// Another one after an error in a browser, which may have left invalid buffers anywhere.
+    tensors: Mutex<Arc<Pool>>,
     staging: Pool,
+    /// Errors of the browser's of which nothing is left in the caches.
+    #[cfg(target_arch = "wasm32")]
+    heeded: AtomicU64,
+}
+
+/// Buffers that all calls share.
+#[derive(Clone)]
+struct Scratch {
+    /// Partials between the dispatches of a call, and what is gathered from them: a queue runs command
+    /// buffers one after another, and every call writes what it reads.
+    partials: wgpu::Buffer,
+    gathered: wgpu::Buffer,
+    /// Bound in place of absent operands: layouts are fixed per kernel.
+    absent: wgpu::Buffer,
+    /// The same where a kernel would write: one dispatch must not read and write a buffer.
+    sink: wgpu::Buffer,
+}
+
+impl Scratch {
+    fn new(device: &Device) -> Result<Self, RunError> {
+        let storage = |label, size| device.create_buffer(label, size, Usage::STORAGE);
+        Ok(Scratch {
+            partials: storage("wgnorm partials", 4096)?,
+            gathered: storage("wgnorm gathered", 4096)?,
+            absent: storage("wgnorm absent", 16)?,
+            sink: storage("wgnorm sink", 16)?,
+        })
+    }
 }
 
 impl Gpu {
     pub fn new(device: Device) -> Result<Self, OpenError> {
         let caps = caps_of(&device.wgpu().limits())?;
-        let refused = |error: RunError| OpenError::NoDevice {
+        let scratch = Scratch::new(&device).map_err(|error| OpenError::NoDevice {
             name: device.wgpu().adapter_info().name,
             reason: error.to_string(),
-        };
-        let storage =
-            |label, size| device.create_buffer(label, size, Usage::STORAGE).map_err(refused);
-        let scratch = [storage("wgnorm partials", 4096)?, storage("wgnorm gathered", 4096)?];
-        let (absent, sink) = (storage("wgnorm absent", 16)?, storage("wgnorm sink", 16)?);
-        let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
+        })?;
         Ok(Gpu {
             caps,
             cache: AtomicU64::new(last_level_cache(&device.wgpu().adapter_info())),
             pipelines: PipelineCache::default(),
             tasks: Mutex::default(),
             scratch: Mutex::new(scratch),
-            absent,
-            sink,
             calls: CallCache::default(),
             #[cfg(not(target_arch = "wasm32"))]
             tuner: Tuner::default(),
-            tensors: Arc::new(Pool::new("wgnorm tensor", usage)),
+            tensors: Mutex::new(Arc::new(Pool::new("wgnorm tensor", TENSOR_USAGE))),
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
+            #[cfg(target_arch = "wasm32")]
+            heeded: AtomicU64::new(0),
             device,
         })
     }
@@ -126,10 +146,26 @@ impl Gpu {
 
     /// Lets go of all memory that is free now.
     pub fn trim(&self) {
-        self.tensors.clear();
+        self.tensors.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.staging.clear();
         self.calls.clear();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Forgets what may be invalid if the browser has reported an error since the last time.
+    #[cfg(target_arch = "wasm32")]
+    pub fn heed_faults(&self) -> Result<(), RunError> {
+        let faulted = self.device.reports.faulted();
+        if self.heeded.swap(faulted, Ordering::Relaxed) != faulted {
+            self.trim();
+            self.pipelines.clear();
+            // What tensors hold now is not to come back.
+            *self.tensors.lock().unwrap_or_else(PoisonError::into_inner) =
+                Arc::new(Pool::new("wgnorm tensor", TENSOR_USAGE));
+            *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) =
+                Scratch::new(&self.device)?;
+        }
+        Ok(())
     }
 
     /// The uniform buffer with this content.
@@ -153,9 +189,10 @@ impl Gpu {
     }
 
     /// Scratch of at least these sizes. A larger one replaces it; recorded work keeps the old one.
-    fn scratch(&self, partials: u64, gathered: u64) -> Result<[wgpu::Buffer; 2], RunError> {
+    fn scratch(&self, partials: u64, gathered: u64) -> Result<Scratch, RunError> {
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        for (buffer, bytes) in scratch.iter_mut().zip([partials, gathered]) {
+        let Scratch { partials: first, gathered: second, .. } = &mut *scratch;
+        for (buffer, bytes) in [(first, partials), (second, gathered)] {
             if buffer.size() < bytes {
                 // Doubling, so that slowly growing inputs do not replace it each time.
                 let size = bytes.next_power_of_two().min(self.caps.max_binding);

@@ -112,7 +112,18 @@ async fn open_adapter(adapter: &wgpu::Adapter) -> Result<Gpu, OpenError> {
         ..Default::default()
     };
     match adapter.request_device(&descriptor).await {
-        Ok((device, queue)) => Gpu::new(Device::owned(device, queue)),
+        Ok((device, queue)) => {
+            let gpu = Gpu::new(Device::owned(device, queue))?;
+            #[cfg(target_arch = "wasm32")]
+            {
+                let (reports, all) = (&gpu.device.reports, 0..gpu.device.reports.next());
+                reports.known(&all).await;
+                if let Some(fault) = reports.fault(&all) {
+                    return Err(OpenError::NoDevice { name, reason: fault.to_string() });
+                }
+            }
+            Ok(gpu)
+        }
         Err(error) => Err(OpenError::NoDevice { name, reason: error.to_string() }),
     }
 }

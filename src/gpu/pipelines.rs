@@ -44,6 +44,13 @@ impl PipelineCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).compiled = compiled;
     }
 
+    /// Forgets all that were made here.
+    #[cfg(target_arch = "wasm32")]
+    pub fn clear(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        *inner = Inner { compiled: inner.compiled.take(), ..Inner::default() };
+    }
+
     /// The pipeline of a key and its bind group layout, compiled now if it is the first call.
     ///
     /// The lock is held while compiling, so that two threads never compile the same key.

@@ -1,5 +1,7 @@
 //! The one door back to the host: copy to a mappable buffer, map it, await.
 
+#[cfg(target_arch = "wasm32")]
+use super::reports::Span;
 use super::{Gpu, memory::GpuData};
 use crate::{Error, OperandError, RunError};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
@@ -17,6 +19,9 @@ pub(crate) struct Readback {
     /// Copied: whole words.
     bytes: u64,
     wanted: u64,
+    /// The groups of calls that made the data, and those that fetch them.
+    #[cfg(target_arch = "wasm32")]
+    groups: [Span; 2],
 }
 
 impl GpuData {
@@ -28,6 +33,10 @@ impl GpuData {
         }
         let wanted = bytes;
         let bytes = bytes.next_multiple_of(4);
+        #[cfg(target_arch = "wasm32")]
+        gpu.heed_faults()?;
+        #[cfg(target_arch = "wasm32")]
+        let first = gpu.device.reports.next();
         let staging = gpu.take_staging(bytes.max(4))?;
         let submission = gpu.submit("a readback", |encoder| {
             encoder.copy_buffer_to_buffer(self.buffer(), self.offset(), &staging, 0, bytes);
@@ -40,7 +49,16 @@ impl GpuData {
                 let _ = sender.send(result);
             });
         })?;
-        Ok(Readback { gpu: gpu.clone(), staging, mapped, submission, bytes, wanted })
+        Ok(Readback {
+            gpu: gpu.clone(),
+            staging,
+            mapped,
+            submission,
+            bytes,
+            wanted,
+            #[cfg(target_arch = "wasm32")]
+            groups: [self.made(), first..gpu.device.reports.next()],
+        })
     }
 }
 
@@ -51,6 +69,12 @@ impl Readback {
             self.poll_elsewhere();
         }
         let mapped = self.mapped.receive().await;
+        #[cfg(target_arch = "wasm32")]
+        for group in &self.groups {
+            let reports = &self.gpu.device.reports;
+            reports.known(group).await;
+            reports.fault(group).map_or(Ok(()), Err)?;
+        }
         self.finish(mapped)
     }
 

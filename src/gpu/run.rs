@@ -47,25 +47,15 @@ impl Gpu {
         Ok((Tensor::gpu(desc, data.clone()), data))
     }
 
-    /// Prepares a call of this context's own, not of a layer, and submits it.
+    /// A call of this context's own, not of a layer.
     fn call(&self, job: &Job, operands: &Operands<'_>) -> Result<(), Error> {
-        let call = self.calls.get(self, job, operands)?;
-        self.submit("a call", |encoder| {
-            call.record(encoder);
-            Ok(())
-        })?;
-        Ok(())
+        self.run("a call", &self.calls, job, operands)
     }
 }
 
 impl Inputs<'_, '_> {
     fn submit(&self, gpu: &Gpu, job: &Job, operands: &Operands<'_>) -> Result<(), Error> {
-        let call = self.calls.get(gpu, job, operands)?;
-        gpu.submit("forward", |encoder| {
-            call.record(encoder);
-            Ok(())
-        })?;
-        Ok(())
+        gpu.run("forward", self.calls, job, operands)
     }
 }
 
@@ -143,6 +133,8 @@ pub(crate) fn record(
     operands.add(Operand::Y, y.gpu_data(gpu, "y")?);
     let job = Job::Forward(inputs.problem, Keep::Nothing);
     let call = inputs.calls.get(gpu, &job, &operands)?;
+    #[cfg(target_arch = "wasm32")]
+    operands.check_made(gpu, &call)?;
     // From here on the application decides when this memory is used.
     operands.escape();
     call.record(recorder);
@@ -154,11 +146,7 @@ pub(crate) fn group_sums(gpu: &Arc<Gpu>, pass: &Backward<'_, '_>) -> Result<Outp
     let (tensor, sums) = gpu.entries(&saved.problem, saved.problem.view.groups())?;
     let mut operands = pass.gpu_operands(gpu)?;
     operands.add(Operand::Sums, &sums);
-    let call = pass.calls.get(gpu, &Job::GroupSums(saved.problem), &operands)?;
-    gpu.submit("group sums", |encoder| {
-        call.record(encoder);
-        Ok(())
-    })?;
+    gpu.run("group sums", pass.calls, &Job::GroupSums(saved.problem), &operands)?;
     Ok(tensor)
 }
 
@@ -218,11 +206,7 @@ pub(crate) fn backward(
         accumulate: accumulate.is_some(),
         given_sums: pass.sums.is_some(),
     };
-    let call = pass.calls.get(gpu, &Job::Backward(saved.problem, wants), &operands)?;
-    gpu.submit("backward", |encoder| {
-        call.record(encoder);
-        Ok(())
-    })?;
+    gpu.run("backward", pass.calls, &Job::Backward(saved.problem, wants), &operands)?;
     drop(operands);
     let daddend = saved.problem.addend.then(|| match gradient {
         Some((tensor, _)) => tensor,
