@@ -80,12 +80,14 @@ fn cases(backend: Backend) -> impl Strategy<Value = Case> {
 /// Random calls against the oracle, forward and backward. `PROPTEST_CASES` sets how many.
 #[test]
 fn any_call_agrees_with_the_oracle() {
-    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) };
     let number = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
-    let config = ProptestConfig { cases: number.unwrap_or(config.cases), ..config };
     for device in device::all() {
-        let mut runner = TestRunner::new(config.clone());
-        let result = runner.run(&cases(device.context.backend()), |case| {
+        let backend = device.context.backend();
+        // A driver in software compiles for seconds what the host calculates in microseconds.
+        let usual = if backend == Backend::Gpu { 32 } else { 96 };
+        let config = ProptestConfig::with_cases(number.unwrap_or(usual));
+        let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..config });
+        let result = runner.run(&cases(backend), |case| {
             suite::check(&device.context, &case).map_err(TestCaseError::fail)
         });
         if let Err(failure) = result {
