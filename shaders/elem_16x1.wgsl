@@ -2,6 +2,8 @@
 // A word may hold elements of two rows, or of the application's beside them. Each half is written by one lane alone
 // and atomically, so that the other half keeps what it has, whatever the order.
 
+alias Cell = u32;
+
 @group(0) @binding(1) var<storage, read> x: array<u32>;
 @group(0) @binding(2) var<storage, read_write> y: array<atomic<u32>>;
 @group(0) @binding(3) var<storage, read> addend: array<u32>;
@@ -20,7 +22,7 @@ fn half_of(words: vec4<u32>, i: vec4<u32>) -> vec4<f32> {
 
 fn load_x(index: vec4<u32>) -> vec4<f32> {
   let i = index + task.base.x;
-  return half_of(vec4(x[i.x / 2u], x[i.y / 2u], x[i.z / 2u], x[i.w / 2u]), i);
+  return half_of(vec4(x_at(i.x / 2u), x_at(i.y / 2u), x_at(i.z / 2u), x_at(i.w / 2u)), i);
 }
 
 fn first_x(index: u32) -> f32 {

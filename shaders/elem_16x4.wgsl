@@ -1,6 +1,8 @@
 // Elements: 16 bits, packed by two into words, four at a time. Runs of elements start at, and are as long as, a
 // multiple of four. A step is four neighbouring elements of each lane.
 
+alias Cell = vec2<u32>;
+
 @group(0) @binding(1) var<storage, read> x: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(3) var<storage, read> addend: array<vec2<u32>>;
@@ -22,7 +24,7 @@ fn pack(v: vec4<f32>) -> vec2<u32> {
 }
 
 fn load_x(index: vec4<u32>) -> vec4<f32> {
-  return unpack(x[(index.x + task.base.x) / 4u]);
+  return unpack(x_at((index.x + task.base.x) / 4u));
 }
 
 fn first_x(index: u32) -> f32 {

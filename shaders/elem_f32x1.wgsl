@@ -1,6 +1,8 @@
 // Elements: f32, one at a time, for rows of any length at any offset and stride.
 // A step is four elements of each lane, LANES apart, so that neighbouring lanes touch neighbouring elements.
 
+alias Cell = f32;
+
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 @group(0) @binding(3) var<storage, read> addend: array<f32>;
@@ -14,11 +16,11 @@ fn positions(step: u32, lane: u32) -> vec4<u32> {
 
 fn load_x(index: vec4<u32>) -> vec4<f32> {
   let i = index + task.base.x;
-  return vec4(x[i.x], x[i.y], x[i.z], x[i.w]);
+  return vec4(x_at(i.x), x_at(i.y), x_at(i.z), x_at(i.w));
 }
 
 fn first_x(index: u32) -> f32 {
-  return x[index + task.base.x];
+  return x_at(index + task.base.x);
 }
 
 fn load_addend(index: vec4<u32>) -> vec4<f32> {

@@ -1,6 +1,8 @@
 // Elements: f32, four at a time. Runs of elements start at, and are as long as, a multiple of four.
 // A step is four neighbouring elements of each lane.
 
+alias Cell = vec4<f32>;
+
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> addend: array<vec4<f32>>;
@@ -13,11 +15,11 @@ fn positions(step: u32, lane: u32) -> vec4<u32> {
 }
 
 fn load_x(index: vec4<u32>) -> vec4<f32> {
-  return x[(index.x + task.base.x) / 4u];
+  return x_at((index.x + task.base.x) / 4u);
 }
 
 fn first_x(index: u32) -> f32 {
-  return x[(index + task.base.x) / 4u].x;
+  return x_at((index + task.base.x) / 4u).x;
 }
 
 fn load_addend(index: vec4<u32>) -> vec4<f32> {

@@ -313,12 +313,25 @@ pub enum OperandError {
         /// Bytes of the whole buffer.
         got: u64,
     },
-    /// Input and output in one buffer: WebGPU forbids a buffer that is read and written in one
-    /// dispatch, even in disjoint ranges.
+    /// An operand other than the input in the output's buffer: WebGPU forbids a buffer that is read and
+    /// written in one dispatch, even in disjoint ranges. (x may lie there, at the same place or apart.)
     #[error("{operand} and y are in the same buffer; the output needs a buffer of its own")]
     SharedBuffer {
         /// Which operand shares y's buffer.
         operand: &'static str,
+    },
+    /// Input and output overlap without being at the same place.
+    #[error(
+        "x at byte {x} and y at byte {y} of one buffer overlap: each has {bytes}; \
+         put them at the same place or apart"
+    )]
+    Overlap {
+        /// Where x starts.
+        x: u64,
+        /// Where y starts.
+        y: u64,
+        /// Bytes of either.
+        bytes: u64,
     },
 }
 

@@ -152,6 +152,16 @@ impl<'a, 't> Inputs<'a, 't> {
         Ok(())
     }
 
+    /// What takes x's place: on a GPU x's memory written over, if nobody shares it.
+    pub fn forward_in_place(&self, context: &Context) -> Result<Tensor<'static>, Error> {
+        let _span = trace::span("forward_in_place", self.layer, self.x.desc());
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = context.gpu() {
+            return gpu::forward_in_place(gpu, self);
+        }
+        self.forward(context)
+    }
+
     pub fn forward_saved(&self, context: &Context) -> Result<(Tensor<'static>, Saved<'t>), Error> {
         let _span = trace::span("forward_saved", self.layer, self.x.desc());
         #[cfg(feature = "gpu")]

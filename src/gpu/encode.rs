@@ -98,20 +98,33 @@ impl<'a> Operands<'a> {
             dy: of(Operand::Dy),
             weight: of(Operand::Weight),
             bias: of(Operand::Bias),
+            shared: self.shares(Operand::X),
         }
     }
 
+    /// Whether it lies in y's buffer.
+    fn shares(&self, operand: Operand) -> bool {
+        let buffer = |operand| self.get(operand).map(GpuData::buffer);
+        buffer(operand).is_some_and(|given| buffer(Operand::Y) == Some(given))
+    }
+
     /// A buffer that is read and written in one dispatch is an error in WebGPU, even where the
-    /// ranges are disjoint. What else is written is ours.
+    /// ranges are disjoint; x forward has kernels for it. What else is written is ours.
     fn check(&self, gpu: &Gpu) -> Result<(), OperandError> {
         let written = [Operand::Y, Operand::Gradient];
         let buffers = written.map(|operand| self.get(operand).map(GpuData::buffer));
+        let forward = self.get(Operand::Dy).is_none();
         for &(operand, data) in &self.list {
             let name = operand.name();
+            if forward && operand == Operand::X && self.shares(operand) {
+                self.get(Operand::Y).map_or(Ok(()), |y| data.check_overlap(y))?;
+                continue;
+            }
             let shares = |(to, buffer): (Operand, Option<&wgpu::Buffer>)| {
                 operand != to && buffer == Some(data.buffer())
             };
-            if written.into_iter().zip(buffers).any(shares) {
+            let shares_x = operand == Operand::Y && forward && self.shares(Operand::X);
+            if !shares_x && written.into_iter().zip(buffers).any(shares) {
                 return Err(OperandError::SharedBuffer { operand: name });
             }
             // Entries are bound where they start: their kernels know no offset.
@@ -332,13 +345,17 @@ impl Gpu {
             for (&(role, written), &operand) in stage.kernel.bindings().iter().zip(&stage.operands)
             {
                 let window = role.is_data().then_some((&stage.window, element));
+                let also = match role {
+                    Role::Y if stage.overrides.shared => operands.get(Operand::X),
+                    _ => None,
+                };
                 let absent = if written { &scratch.sink } else { &scratch.absent };
                 #[cfg(target_arch = "wasm32")]
                 if written {
                     all_written.push(operand);
                 }
                 let resource = wgpu::BindingResource::Buffer(
-                    self.bind(operand, window, operands, &scratch).unwrap_or(whole(absent)),
+                    self.bind(operand, also, window, operands, &scratch).unwrap_or(whole(absent)),
                 );
                 entries.push(wgpu::BindGroupEntry { binding: role as u32, resource });
             }
@@ -363,10 +380,11 @@ impl Gpu {
     }
 
     /// The range of an operand that a stage binds: of tensors a window, else all of it. None if it
-    /// is absent.
+    /// is absent. `also` lies in the same buffer and is reached through the same binding.
     fn bind<'a>(
         &self,
         operand: Operand,
+        also: Option<&GpuData>,
         window: Option<(&Window, u64)>,
         operands: &'a Operands<'_>,
         scratch: &'a Scratch,
@@ -383,7 +401,8 @@ impl Gpu {
         let alignment = self.caps.offset_alignment;
         let all = Window { first: 0, len: (data.bytes() / 4) as u32 };
         let (window, element) = window.unwrap_or((&all, 4));
-        let (offset, size) = binding_range(data.offset(), window, alignment, element);
+        let offsets = [data.offset(), also.unwrap_or(data).offset()];
+        let (offset, size) = binding_range(offsets, window, alignment, element);
         let size = wgpu::BufferSize::new(size.next_multiple_of(4));
         Some(wgpu::BufferBinding { buffer: data.buffer(), offset, size })
     }

@@ -47,6 +47,11 @@ impl Kernel {
         matches!(self, GradRow | GradRowAddend | EpilogueGrad | SumsRow | SumsRowAddend | InputGrad)
     }
 
+    /// Whether it can read x through y's binding.
+    fn may_share(self) -> bool {
+        matches!(self, Kernel::NormRow | Kernel::Apply)
+    }
+
     fn binds(self, role: Role) -> bool {
         self.bindings().iter().any(|&(bound, _)| bound == role)
     }
@@ -63,6 +68,11 @@ impl Kernel {
                 Access::F16x4 => &[wgsl!("elem_16x4"), wgsl!("half_f16")],
                 Access::BF16x1 => &[wgsl!("elem_16x1"), wgsl!("half_bf16")],
                 Access::BF16x4 => &[wgsl!("elem_16x4"), wgsl!("half_bf16")],
+            });
+            files.push(match access {
+                _ if !self.may_share() => wgsl!("x_apart"),
+                Access::F16x1 | Access::BF16x1 => wgsl!("x_shared_atomic"),
+                _ => wgsl!("x_shared"),
             });
         }
         if self.has_affine() {
@@ -120,6 +130,9 @@ impl Kernel {
         ];
         if self.has_elements() {
             constants.push(("MASKED", flag(o.masked)));
+        }
+        if self.may_share() {
+            constants.push(("SHARED", flag(o.shared)));
         }
         if self.has_affine() || self == Kernel::GatherParams {
             constants.extend([("WEIGHT", flag(o.weight)), ("BIAS", flag(o.bias))]);

@@ -160,6 +160,15 @@ impl GpuData {
         self.bytes
     }
 
+    /// Another tensor's data in the same buffer are the same, or lie elsewhere in it.
+    pub fn check_overlap(&self, y: &GpuData) -> Result<(), OperandError> {
+        let (x, y, bytes) = (self.offset, y.offset, self.bytes);
+        if x != y && x < y + bytes && y < x + bytes {
+            return Err(OperandError::Overlap { x, y, bytes });
+        }
+        Ok(())
+    }
+
     /// Whether a result may replace the data: nobody else's values would change but those of an
     /// application that asked for it.
     pub fn may_be_written(&self) -> bool {

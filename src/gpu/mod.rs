@@ -26,8 +26,8 @@ pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
 pub(crate) use open::open;
 pub(crate) use run::{
-    backward, forward, forward_into, forward_saved, group_sums, merge, mix, record, statistics,
-    style_gradient, style_tables,
+    backward, forward, forward_in_place, forward_into, forward_saved, group_sums, merge, mix,
+    record, statistics, style_gradient, style_tables,
 };
 
 use crate::plan::{Caps, Role, Task, Tuning};

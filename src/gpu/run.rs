@@ -90,6 +90,20 @@ pub(crate) fn forward_into(
     Ok(())
 }
 
+/// Into x's memory, as [`forward_into`]. What takes x's place.
+pub(crate) fn forward_in_place(gpu: &Arc<Gpu>, inputs: &Inputs<'_, '_>) -> Result<Output, Error> {
+    let x = inputs.x.gpu_data(gpu, "x")?;
+    let desc = inputs.x.desc().clone();
+    let (tensor, y) = match x.may_be_written() {
+        true => (Tensor::gpu(desc, x.clone()), x.clone()),
+        false => gpu.output(desc)?,
+    };
+    let mut operands = inputs.gpu_operands(gpu)?;
+    operands.add(Operand::Y, &y);
+    inputs.submit(gpu, &Job::Forward(inputs.problem, Keep::Nothing), &operands)?;
+    Ok(tensor)
+}
+
 /// One entry per group.
 fn merged(gpu: &Arc<Gpu>, given: &Statistics) -> Result<Output, Error> {
     if given.tensor.shape().len() == 2 {

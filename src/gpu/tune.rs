@@ -57,7 +57,8 @@ impl Gpu {
     /// The plan of a call, the fastest one if that is known or can be found out.
     pub fn plan(&self, job: &Job, operands: &Operands<'_>) -> Result<Plan, Error> {
         let offsets = operands.offsets();
-        let tuning = match self.tuner.is_in_use() {
+        // What is written in a measurement is memory of our own, so there x cannot be in it.
+        let tuning = match self.tuner.is_in_use() && !offsets.shared {
             true => self.tuning(job, operands, self.name(job, &offsets)),
             false => Tuning::Planned,
         };

@@ -181,6 +181,29 @@ pub trait NormLayer: sealed::Sealed {
         Ok(())
     }
 
+    /// As [`forward_with`](Self::forward_with), with the output in the place of the input: `x` becomes
+    /// the output. On a GPU it is written over where it lies, without other memory, if it is the
+    /// application's [buffer](Tensor::from_buffer) or no clone of `x` shares its memory; clones, what a
+    /// [`forward_saved`](Self::forward_saved) has kept among them, are left as they were. On the host the
+    /// output is other memory, and the input's is kept for the next.
+    ///
+    /// An application that records calls gives [`record`](Self::record) the same buffer as `x` and `y`.
+    ///
+    /// # Errors
+    /// As [`forward_with`](Self::forward_with); `x` is then as it was.
+    fn forward_in_place(
+        &self,
+        context: &Context,
+        x: &mut Tensor<'static>,
+        extras: &Extras<'_>,
+        mode: Mode,
+    ) -> Result<(), Error> {
+        let y = inputs(self, context, x, extras, mode)?.forward_in_place(context)?;
+        self.parameters().observe(x, &y);
+        *x = y;
+        Ok(())
+    }
+
     /// As [`forward`](Self::forward), and also returns what [`backward`](Self::backward) needs.
     ///
     /// # Errors

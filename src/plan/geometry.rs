@@ -2,7 +2,8 @@
 
 use super::tuning::Knobs;
 use super::{
-    Access, Caps, Kernel, Offsets, Operand, Overrides, Plan, Stage, Task, Window, binding_shift,
+    Access, Caps, Kernel, Offsets, Operand, Overrides, Plan, Stage, Task, Window, binding_range,
+    binding_shift,
 };
 use crate::problem::{Momentum, Problem, StatSource};
 use crate::{Activation, PlanError, View};
@@ -376,6 +377,7 @@ impl<'a> Geometry<'a> {
         let offsets = [self.offsets.x, self.offsets.y, self.offsets.addend, self.offsets.dy];
         let roles = [super::Role::X, super::Role::Y, super::Role::Addend, super::Role::Dy];
         let operands = kernel.bindings().iter().map(|&(role, _)| self.bound(pass, role)).collect();
+        let shared = self.shares(kernel);
         let mut base = [0; 4];
         let mut by_four = self.runs_by_four();
         for ((base, role), mut offset) in base.iter_mut().zip(roles).zip(offsets) {
@@ -383,10 +385,18 @@ impl<'a> Geometry<'a> {
             if operand == Operand::Gradient {
                 offset = 0; // ours
             }
-            *base = binding_shift(offset, &window, self.caps.offset_alignment, size);
+            let is_shared = shared && matches!(role, super::Role::X | super::Role::Y);
+            let both = if is_shared { [self.offsets.x, self.offsets.y] } else { [offset; 2] };
+            *base = binding_shift(offset, both, &window, self.caps.offset_alignment, size);
             // Only what this kernel touches must be aligned for four elements at a time.
-            let touched = kernel.bindings().iter().any(|&(bound, _)| bound == role);
-            by_four &= !touched || operand == Operand::Absent || offset.is_multiple_of(4 * size);
+            let touched = kernel.bindings().iter().any(|&(bound, _)| bound == role)
+                && (operand != Operand::Absent || is_shared);
+            by_four &= !touched || offset.is_multiple_of(4 * size);
+        }
+        if shared {
+            let both = [self.offsets.x, self.offsets.y];
+            let (_, needed) = binding_range(both, &window, self.caps.offset_alignment, size);
+            check_limit("x and y in one buffer", needed, self.caps.max_binding)?;
         }
         let overrides = Overrides {
             wg: self.wg,
@@ -395,6 +405,7 @@ impl<'a> Geometry<'a> {
             columns: self.columns,
             dense: self.dense,
             centered: problem.centered,
+            shared,
             masked: problem.masked,
             ..pass.overrides
         };
@@ -405,9 +416,14 @@ impl<'a> Geometry<'a> {
             slicing: [slicing.slices, slicing.slice_len, self.view.group_len(), pass.parts],
             ..self.task(span, base)
         };
-        task.param_base[2] = binding_shift(0, &window, self.caps.offset_alignment, size);
+        task.param_base[2] = binding_shift(0, [0; 2], &window, self.caps.offset_alignment, size);
         task.param_base[3] = slicing.turns;
         Ok(Stage { kernel, access, overrides, operands, task, window, workgroups })
+    }
+
+    /// Whether a kernel reads x through y's binding.
+    fn shares(&self, kernel: Kernel) -> bool {
+        self.offsets.shared && matches!(kernel, Kernel::NormRow | Kernel::Apply)
     }
 
     fn bound(&self, pass: &Pass<'_>, role: super::Role) -> Operand {
@@ -416,7 +432,7 @@ impl<'a> Geometry<'a> {
         let present = |present: bool, operand| if present { operand } else { Operand::Absent };
         match (named, role) {
             (Some(&(_, operand)), _) => operand,
-            (None, Role::X) => Operand::X,
+            (None, Role::X) => present(!self.shares(pass.kernel), Operand::X),
             (None, Role::Y) => Operand::Y,
             (None, Role::Addend) => present(pass.overrides.addend, Operand::Addend),
             (None, Role::Weight) => present(pass.overrides.weight, Operand::Weight),
@@ -471,7 +487,8 @@ impl<'a> Geometry<'a> {
 
     fn task(&self, span: [u32; 4], base: [u32; 4]) -> Task {
         let start = Window { first: 0, len: 0 };
-        let shift = |offset| binding_shift(offset, &start, self.caps.offset_alignment, 4);
+        let alignment = self.caps.offset_alignment;
+        let shift = |offset| binding_shift(offset, [offset; 2], &start, alignment, 4);
         let momentum = match self.problem.update.map(|u| u.momentum) {
             Some(Momentum::Factor(factor)) => factor,
             _ => 0.0,

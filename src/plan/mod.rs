@@ -66,6 +66,9 @@ pub struct Offsets {
     pub weight: u64,
     /// Of `bias`, 0 without one.
     pub bias: u64,
+    /// Whether x lies in y's buffer, maybe at the same place. A buffer is not read and written in one dispatch, so x
+    /// is then read through y's binding. Of forward passes.
+    pub shared: bool,
 }
 
 /// The kernels, one WGSL file each.
@@ -377,6 +380,8 @@ pub struct Overrides {
     pub dense: bool,
     /// Whether the mean is subtracted.
     pub centered: bool,
+    /// Whether x is read through y's binding (`NormRow`, `Apply`).
+    pub shared: bool,
     /// Whether statistics come from the running ones.
     pub running: bool,
     /// Whether statistics (`NormRow`) or sums (`GradRow`) are also written out.
@@ -495,21 +500,28 @@ pub struct Wants {
     pub given_sums: bool,
 }
 
-/// The byte range of an operand's binding for a window: an aligned start, and a size.
+/// The byte range of a binding for a window of an operand, or of two in one buffer: an aligned start, and a size.
 pub(crate) fn binding_range(
-    offset: u64,
+    offsets: [u64; 2],
     window: &Window,
     alignment: u64,
     element: u64,
 ) -> (u64, u64) {
-    let begin = offset + u64::from(window.first) * element;
-    let start = begin - begin % alignment;
-    (start, begin + u64::from(window.len) * element - start)
+    let [first, last] = [offsets[0].min(offsets[1]), offsets[0].max(offsets[1])];
+    let begin = |offset: u64| offset + u64::from(window.first) * element;
+    let start = begin(first) - begin(first) % alignment;
+    (start, begin(last) + u64::from(window.len) * element - start)
 }
 
 /// What to add to a tensor index to get the index in the binding of [`binding_range`]. Wraps:
 /// windows deep in a large tensor start at element 0 of their binding.
-pub(crate) fn binding_shift(offset: u64, window: &Window, alignment: u64, element: u64) -> u32 {
-    let (start, _) = binding_range(offset, window, alignment, element);
+pub(crate) fn binding_shift(
+    offset: u64,
+    offsets: [u64; 2],
+    window: &Window,
+    alignment: u64,
+    element: u64,
+) -> u32 {
+    let (start, _) = binding_range(offsets, window, alignment, element);
     (offset / element).wrapping_sub(start / element) as u32
 }

@@ -28,7 +28,9 @@ impl Plan {
         for stage in &self.stages {
             for (&(role, written), &operand) in stage.kernel.bindings().iter().zip(&stage.operands)
             {
-                if operand == Operand::Absent {
+                // x that lies in y's buffer is read all the same.
+                let shared = role == Role::X && stage.overrides.shared;
+                if operand == Operand::Absent && !shared {
                     continue;
                 }
                 match (role.is_data(), written) {
