@@ -302,6 +302,8 @@ async function bring(file) {
 }
 
 async function showExample() {
+  state("starting");
+  say("Getting ready …");
   retire("retry", "hidden", "status");
   const fetched = fetch("astronaut.jpg").then((response) => (response.ok ? response.blob() : Promise.reject()));
   try {
@@ -433,5 +435,4 @@ async function film() {
 // For tests: a device that is lost on demand.
 if (query.has("fault")) window.loseDevice = () => studio.loseDevice();
 
-state("starting");
 showExample();
