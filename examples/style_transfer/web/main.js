@@ -309,7 +309,7 @@ async function showExample() {
   try {
     await take(fetched, "Astronaut", "after a photograph by NASA, public domain");
   } catch {
-    fail("The example picture could not be fetched. Is the network there? Or choose a picture of your own.", showExample);
+    fail("The example picture could not be fetched. Is the network there? You can also choose your own.", showExample);
   }
 }
 

@@ -12,8 +12,8 @@ export class PictureError extends Error {}
 let reader;
 
 /**
- * Decodes a file: `{ pixels, width, height }`, the longer side of the pixels at most `longest`, and how large the picture
- * is. Another call ends this one, whose promise then stays open.
+ * Decodes a file: `{ pixels, width, height }`, the longer side of the pixels at most `longest`, and how large the
+ * picture is. Another call ends this one, whose promise then stays open.
  */
 export async function read(blob, longest) {
   reader?.terminate();
@@ -62,7 +62,7 @@ function unreadable({ name, type }) {
 }
 
 /**
- * The picture's pixels, its longer side at most `longest` of them. `source` is a bitmap, an image, a video, or a canvas.
+ * The picture's pixels, its longer side at most `longest` of them. `source` is a bitmap, an image, a video or a canvas.
  *
  * Pixels, since what a canvas holds is gone when the browser's GPU process ends.
  */

@@ -28,7 +28,8 @@ export class Studio extends EventTarget {
 
   /**
    * Asks for a painting, in place of any that is not finished. `request()` is called as soon as the back end is known,
-   * and again for another one that takes over: the size depends on it. `progress(what, done, total)` hears how far it is.
+   * and again for another one that takes over: the size depends on it. `progress(what, done, total)` hears how far
+   * it is.
    */
   paint(request, progress) {
     return new Promise((resolve, reject) => {

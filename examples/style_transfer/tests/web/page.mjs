@@ -925,6 +925,9 @@ for (const [width, height] of [[5, 1000], [1000, 5]]) {
             tag.x >= frame.x && tag.x + tag.width <= frame.x + frame.width && tag.y + tag.height <= frame.y + frame.height;
           check(inside, `the tag ${name} leaves the frame of ${frame.width} x ${frame.height}`);
         }
+        const divider = await box(".divider");
+        const crosses = width > height || Math.abs(divider.x - frame.x - frame.width / 2) < 4;
+        check(crosses, `the divider, at ${divider.x - frame.x} of ${frame.width}, is beside the picture`);
         const apart = before.x + before.width <= after.x || before.y + before.height <= after.y;
         check(apart, `the tags overlap in ${frame.width} x ${frame.height}`);
         check(frame.x >= 0 && frame.x + frame.width <= viewport.width, "the frame is wider than the page");
