@@ -57,13 +57,16 @@ function tell() {
   say(doing, doing && scaled(), reading === wishes && "Reading the picture …", ...news);
 }
 
+/** Keeps words for the next that are said; a device may be lost twice. */
+function note(words) {
+  if (!news.includes(words)) news.push(words);
+}
+
 /** Something that is not to be had: what hangs stays, and what is under way goes on. */
 function complain(words) {
-  if (doing) {
-    news.push(words);
-    return tell();
-  }
-  fail(words);
+  if (!doing) return fail(words);
+  note(words);
+  tell();
 }
 
 /** Nothing is under way any more, and why. `retry` is what to do if it shall be tried again. */
@@ -255,7 +258,7 @@ studio.addEventListener("opened", ({ detail }) => {
   introduce(detail);
   const { fallback } = detail;
   // A worker that replaces another finds the same.
-  if (fallback && fallback !== told) news.push(FALLBACKS[(told = fallback)]);
+  if (fallback && fallback !== told) note(FALLBACKS[(told = fallback)]);
   if (document.documentElement.dataset.state === "starting") state("painting");
 });
 studio.addEventListener("reopened", ({ detail }) => {
@@ -263,11 +266,11 @@ studio.addEventListener("reopened", ({ detail }) => {
   const { backend, fallback } = detail;
   const why = LOSSES[fallback] ?? fallback;
   const how = backend === "gpu" ? "It was opened again and went on." : `The processor goes on, more slowly: ${why}.`;
-  news.push(`The graphics device was lost. ${how}`);
+  note(`The graphics device was lost. ${how}`);
 });
 studio.addEventListener("crashed", ({ detail }) => {
   const how = studio.backend?.backend === "gpu" ? "the processor goes on, more slowly" : "it was started again";
-  news.push(`Painting broke off (${detail.message}); ${how}.`);
+  note(`Painting broke off (${detail.message}); ${how}.`);
 });
 
 /** Reads a picture and shows it, unless something else is asked for meanwhile. */
@@ -296,7 +299,7 @@ async function bring(file) {
   } catch (error) {
     if (!(error instanceof PictureError)) throw error;
     if (picture) return complain(error.message);
-    news.push(error.message);
+    note(error.message);
     showExample();
   }
 }

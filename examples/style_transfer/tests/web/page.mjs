@@ -470,6 +470,16 @@ test("the_module_is_missing", () =>
     { before: (page) => page.route("**/*.wasm", (route) => route.fulfill({ status: 404 })), allow: /404/ },
   ));
 
+test("the_reader_is_missing", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await paintFlower(page);
+      same(await pixels(page), reference("glass"), "read by the page itself");
+    },
+    { before: (page) => page.route("**/reader.js", (route) => route.fulfill({ status: 404 })), allow: /404|reader\.js/ },
+  ));
+
 test("the_program_is_missing", () =>
   visit((page) => says(page, "A part of this page could not be loaded."), {
     before: (page) => page.route("**/studio.js", (route) => route.fulfill({ status: 404 })),
