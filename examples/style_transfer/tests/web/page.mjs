@@ -346,6 +346,7 @@ for (const [what, options, ...words] of [
       for (const part of [...words, "Scaled from 2600 × 650 to 1024 × 256, the most that the processor paints"]) {
         check(told.includes(part), told);
       }
+      check(told.split("The graphics device was lost. It was opened again").length <= 2, `told twice: ${told}`);
       const { width, height, rgba } = await pixels(page);
       equal(`${width}x${height}`, "1024x256", "painting");
       check(rgba[0] < 5, "the painting is not shown");
