@@ -117,32 +117,46 @@ impl Device {
         ]
         .map(|filter| self.device.push_error_scope(filter));
         let created = create();
-        let [memory, internal, validation] = scopes;
-        // The reverse order is the one that wgpu asks for.
+        self.hear(scopes, what, bytes)?;
+        Ok(created)
+    }
+
+    /// The answers of error scopes, popped in the order that wgpu asks for.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn hear(
+        &self,
+        scopes: [wgpu::ErrorScopeGuard; 3],
+        what: &str,
+        bytes: u64,
+    ) -> Result<(), RunError> {
+        let answers = scopes.into_iter().rev().map(|scope| ready(scope.pop()).flatten());
+        let Some(error) = answers.fold(None, |report, answer| answer.or(report)) else {
+            return Ok(());
+        };
+        let error = to_run_error(error, what, bytes);
+        if matches!(error, RunError::DeviceLost { .. }) {
+            keep_first(&self.fault, error.clone());
+        }
+        Err(error)
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn hear(
+        &self,
+        [memory, internal, validation]: [wgpu::ErrorScopeGuard; 3],
+        what: &str,
+        bytes: u64,
+    ) -> Result<(), RunError> {
         let answers = [validation.pop(), internal.pop(), memory.pop()];
-        #[cfg(not(target_arch = "wasm32"))]
-        match answers.into_iter().fold(None, |report, answer| ready(answer).flatten().or(report)) {
-            None => Ok(created),
-            Some(error) => {
-                let error = to_run_error(error, what, bytes);
-                if matches!(error, RunError::DeviceLost { .. }) {
-                    keep_first(&self.fault, error.clone());
-                }
-                Err(error)
+        let what = what.to_owned();
+        self.reports.expect(async move {
+            let mut report = None;
+            for answer in answers {
+                report = answer.await.or(report);
             }
-        }
-        #[cfg(target_arch = "wasm32")]
-        {
-            let what = what.to_owned();
-            self.reports.expect(async move {
-                let mut report = None;
-                for answer in answers {
-                    report = answer.await.or(report);
-                }
-                report.map(|error| to_run_error(error, &what, bytes))
-            });
-            Ok(created)
-        }
+            report.map(|error| to_run_error(error, &what, bytes))
+        });
+        Ok(())
     }
 
     /// Lets a device of ours report a loss, which submitting to it does not (measured: submit

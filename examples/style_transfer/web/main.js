@@ -1,6 +1,6 @@
 // The page: what is asked for goes to the studio, what comes back is hung up and told.
 import { Camera, CameraError } from "./camera.js";
-import { canvasOf, decode, PictureError, pictureIn, pixelsOf } from "./picture.js";
+import { canvasOf, PictureError, pictureIn, pixelsOf, read } from "./picture.js";
 import { Studio, Superseded } from "./studio.js";
 import { View } from "./view.js";
 
@@ -10,6 +10,8 @@ const LONGEST = { host: 1024, software: 1024, gpu: 2048 };
 /** Sides of the camera's pictures: the first at which a frame takes less than SLOW_FRAME_MS. */
 const FILM_SIDES = [384, 256, 192, 128];
 const SLOW_FRAME_MS = 180;
+/** After so long it is told that a picture is being read. */
+const SLOW_READING_MS = 200;
 
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
@@ -25,63 +27,140 @@ let picture;
 let painted;
 /** How many pictures were asked for: while one is decoded, a later one may come. */
 let wishes = 0;
+/** Which of them is being read. */
+let reading;
+/** What is under way, in words; empty while the painter rests. */
+let doing = "";
 /** What happened since the last painting was asked for, and belongs beside its time. */
 let news = [];
+/** What "Try again" tries. */
+let again;
 /** The longest side that the device took, where it refused more. */
 let refused = Infinity;
 /** Why the processor paints, as far as it was told. */
 let told;
 
 const state = (name) => (document.documentElement.dataset.state = name);
-const say = (...sentences) => ($("status").textContent = sentences.filter(Boolean).join(" "));
 const chosenStyle = () => $("desk").elements.style.value;
 const times = (width, height) => `${width} × ${height}`;
 const ms = (n) => (n < 10 ? n.toFixed(1) : n < 10_000 ? Math.round(n) : `${(n / 1000).toFixed(1)} s`);
 const duration = (n) => (n < 10_000 ? `${ms(n)} ms` : ms(n));
 
+function say(...sentences) {
+  const words = sentences.filter(Boolean).join(" ");
+  // Set again, they would be read out again.
+  if ($("status").textContent !== words) $("status").textContent = words;
+}
+
+/** Says what is under way, and what happened meanwhile. */
+function tell() {
+  say(doing, doing && scaled(), reading === wishes && "Reading the picture …", ...news);
+}
+
+/** Keeps words for the next that are said; a device may be lost twice. */
+function note(words) {
+  if (!news.includes(words)) news.push(words);
+}
+
+/** Something that is not to be had: what hangs stays, and what is under way goes on. */
+function complain(words) {
+  if (!doing) return fail(words);
+  note(words);
+  tell();
+}
+
+/** Nothing is under way any more, and why. `retry` is what to do if it shall be tried again. */
+function fail(words, retry) {
+  doing = "";
+  state("failed");
+  say(words, ...news.splice(0));
+  again = retry;
+  if (retry) $("retry").hidden = false;
+  else retire("retry", "hidden", "status");
+}
+
+/** Hides or disables an element. The focus would be lost with it: it goes elsewhere. */
+function retire(id, how, heir = "choose") {
+  const focused = document.activeElement === $(id);
+  $(id)[how] = true;
+  if (focused) $(heir).focus();
+}
+
 function longest() {
-  const { backend = "host", software } = studio.backend ?? {};
+  const { backend = "gpu", software } = studio.backend ?? {};
   return Math.min(refused, LONGEST[software && backend === "gpu" ? "software" : backend]);
 }
 
+/** That the picture was scaled, and why. */
+function scaled() {
+  const { full, pixels } = picture ?? {};
+  if (!full || !studio.backend || document.documentElement.dataset.state === "live") return "";
+  const size = times(pixels.width, pixels.height);
+  const who = studio.backend.backend === "gpu" ? "the GPU" : "the processor";
+  return size === full ? "" : `Scaled from ${full} to ${size}, the most that ${who} paints here.`;
+}
+
 /** Hangs a picture and has it painted. */
-async function show(source, name, credit = "") {
-  const pixels = pixelsOf(source, longest());
-  picture = { name, credit, full: times(source.width, source.height), pixels };
-  source.close(); // it may be a hundred megabytes
+function show({ pixels, width, height }, name, credit = "") {
+  picture = { name, credit, full: times(width, height), pixels };
+  hang();
+  return paint();
+}
+
+function hang() {
   painted = undefined;
-  view.hang(pixels);
-  $("download").disabled = true;
-  await paint();
+  retire("split", "disabled");
+  retire("download", "disabled");
+  view.hang(picture.pixels);
+}
+
+/** Pictures may come before the back end is known, and another may take over: what is too large for it is scaled. */
+function fit() {
+  const { width, height } = picture.pixels;
+  if (Math.max(width, height) <= longest()) return;
+  picture.pixels = pixelsOf(canvasOf(picture.pixels), longest());
+  hang();
+  caption(chosenStyle());
 }
 
 async function paint() {
-  const { pixels, full, name } = picture;
-  const { width, height } = pixels;
+  const { name } = picture;
   const style = chosenStyle();
-  const size = times(width, height);
-  const scaled = full && size !== full && `Scaled from ${full} to ${size}, which this device paints.`;
   caption(style);
   state(studio.backend ? "painting" : "starting");
-  $("retry").hidden = true;
+  retire("retry", "hidden", "status");
   $("progress").removeAttribute("value");
-  say("Painting …", scaled);
+  doing = studio.backend ? "Painting …" : "Getting ready …";
+  tell();
   for (const id of ["prepared", "time"]) $(id).textContent = "…";
   $("bars").replaceChildren();
+  const wanted = () => {
+    fit();
+    doing = "Painting …";
+    tell();
+    return request(picture.pixels, style);
+  };
+  const progress = (what, done, total) => {
+    doing = what === "fetch" ? `Fetching the style “${style}” …` : "Painting …";
+    tell();
+    if (!total) return $("progress").removeAttribute("value");
+    $("progress").max = total;
+    $("progress").value = done;
+  };
   try {
-    const painting = await studio.paint(request(pixels, style), (done, total) => {
-      $("progress").max = total;
-      $("progress").value = done;
-    });
-    view.unveil(new ImageData(painting.pixels, width, height));
+    const painting = await studio.paint(wanted, progress);
+    view.unveil(new ImageData(painting.pixels, painting.width, painting.height));
     painted = { name, style };
     view.title = `${name}, painted in the style ${style}`;
     report(painting);
-    say(`Painted in ${duration(painting.total)}.`, scaled, ...news.splice(0));
+    doing = `Painted in ${duration(painting.total)}.`;
+    tell();
+    doing = "";
+    news = [];
     $("download").disabled = false;
     state("painted");
   } catch (error) {
-    await explain(error);
+    explain(error);
   }
 }
 
@@ -89,16 +168,14 @@ function request({ data, width, height }, style) {
   return { style, pixels: data, width, height };
 }
 
-async function explain(error) {
+function explain(error) {
   if (error instanceof Superseded) return;
+  if (error instanceof PictureError) return fail(error.message);
   // The device knows what it holds: smaller, and told.
   if (error.code === "too-large" && error.longestSide < refused) {
     refused = error.longestSide;
-    picture.pixels = pixelsOf(canvasOf(picture.pixels), refused);
-    view.hang(picture.pixels);
     return paint();
   }
-  state("failed");
   const style = chosenStyle();
   if (painted) $("in-style").textContent = painted.style; // it still hangs
   const words = {
@@ -107,12 +184,11 @@ async function explain(error) {
     "out-of-memory": "The device has no memory left for this picture. Close other pages, or take a smaller one.",
     "no-gpu": `No WebGPU device here: ${error.message}. Without “backend=gpu” in the address the processor paints.`,
     crashed: `Painting broke off: ${error.message}.`,
-    unreachable: "A part of this page could not be loaded. Is the network there?",
+    unreachable: `A part of this page could not be loaded (${error.message}). Is the network there?`,
+    unsupported: `This browser cannot run the program that paints (${error.message}). A newer one can.`,
   };
-  const own = error instanceof PictureError || error instanceof CameraError;
-  say(own ? error.message : (words[error.code] ?? `This did not work: ${error.message}.`));
-  $("retry").hidden = own || error.code === "no-gpu";
-  if (!own && !error.code) throw error;
+  fail(words[error.code] ?? `This did not work: ${error.message}.`, error.code === "no-gpu" ? undefined : paint);
+  if (!error.code) throw error;
 }
 
 /** The placard's title: before the painting is there it says what will hang. */
@@ -151,10 +227,18 @@ function report({ stages, times: { fetch, prepare, readback }, total }) {
   $("stages").replaceChildren(...rows.map(row));
 }
 
+/** Why the processor paints from the start. */
 const FALLBACKS = {
   "no-gpu": "WebGPU is not available in this browser, so the processor paints: slower, and the same picture.",
   "software-only": "WebGPU is here in software only, so the processor paints: it is faster.",
-  "too-weak": "This GPU is too small for the kernels, so the processor paints: slower, and the same picture.",
+  "too-weak": "This GPU is too small for this page, so the processor paints: slower, and the same picture.",
+};
+/** Why it does after a loss. */
+const LOSSES = {
+  "no-gpu": "the browser gives no other device",
+  "software-only": "what the browser still has of WebGPU is software only",
+  "too-weak": "the GPU that is left is too small for this page",
+  "lost-often": "the device was lost again and again",
 };
 
 function adapterWords({ backend, adapter, software }) {
@@ -164,47 +248,81 @@ function adapterWords({ backend, adapter, software }) {
 }
 
 function introduce(detail) {
-  const { backend, fallback } = detail;
+  const { backend } = detail;
   $("backend").textContent = backend === "gpu" ? "the GPU, through WebGPU" : "the processor";
   $("adapter").textContent = adapterWords(detail);
   document.documentElement.dataset.backend = backend;
-  // A worker that replaces another finds the same.
-  if (fallback && fallback !== told) news.push(FALLBACKS[(told = fallback)]);
 }
 
 studio.addEventListener("opened", ({ detail }) => {
   introduce(detail);
+  const { fallback } = detail;
+  // A worker that replaces another finds the same.
+  if (fallback && fallback !== told) note(FALLBACKS[(told = fallback)]);
   if (document.documentElement.dataset.state === "starting") state("painting");
 });
 studio.addEventListener("reopened", ({ detail }) => {
   introduce(detail);
-  const how = detail.backend === "gpu" ? "It was opened again and went on." : "The processor goes on.";
-  news.push(`The graphics device was lost. ${how}`);
-  say(...news);
+  const { backend, fallback } = detail;
+  const why = LOSSES[fallback] ?? fallback;
+  const how = backend === "gpu" ? "It was opened again and went on." : `The processor goes on, more slowly: ${why}.`;
+  note(`The graphics device was lost. ${how}`);
 });
-studio.addEventListener("crashed", () => news.push("Painting broke off once; the processor took over."));
+studio.addEventListener("crashed", ({ detail }) => {
+  const how = studio.backend?.backend === "gpu" ? "the processor goes on, more slowly" : "it was started again";
+  note(`Painting broke off (${detail.message}); ${how}.`);
+});
 
-/** A file from anywhere: what cannot be read leaves the picture on the wall as it is. */
-async function take(file) {
-  if (!file) return;
+/** Reads a picture and shows it, unless something else is asked for meanwhile. */
+async function take(blob, name, credit) {
   const wish = ++wishes;
   stopCamera();
+  reading = wish;
+  setTimeout(() => reading === wish && wish === wishes && tell(), SLOW_READING_MS);
+  let found;
   try {
-    const source = await decode(file);
-    if (wish !== wishes) return source.close();
-    await show(source, file.name?.replace(/\.[^.]*$/, "") || "Picture");
+    found = await read(await blob, longest());
   } catch (error) {
-    if (wish === wishes) await explain(error);
+    if (wish !== wishes) return;
+    reading = undefined;
+    throw error;
+  }
+  if (wish !== wishes) return;
+  reading = undefined;
+  show(found, name, credit);
+}
+
+/** A file from anywhere. */
+async function bring(file) {
+  try {
+    await take(file, file.name?.replace(/\.[^.]*$/, "") || "Picture");
+  } catch (error) {
+    if (!(error instanceof PictureError)) throw error;
+    if (picture) return complain(error.message);
+    note(error.message);
+    showExample();
+  }
+}
+
+async function showExample() {
+  state("starting");
+  say("Getting ready …");
+  retire("retry", "hidden", "status");
+  const fetched = fetch("astronaut.jpg").then((response) => (response.ok ? response.blob() : Promise.reject()));
+  try {
+    await take(fetched, "Astronaut", "after a photograph by NASA, public domain");
+  } catch {
+    fail("The example picture could not be fetched. Is the network there? You can also choose your own.", showExample);
   }
 }
 
 $("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", ({ target }) => {
-  take(target.files[0]);
+  if (target.files[0]) bring(target.files[0]);
   target.value = ""; // the same file may be chosen again
 });
 $("styles").addEventListener("change", () => camera.on || (picture && paint()));
-$("retry").addEventListener("click", () => picture && paint());
+$("retry").addEventListener("click", () => again());
 $("desk").addEventListener("submit", (event) => event.preventDefault());
 
 $("strength").addEventListener("input", ({ target }) => {
@@ -222,12 +340,9 @@ $("download").addEventListener("click", async () => {
 
 addEventListener("paste", (event) => {
   const file = pictureIn(event.clipboardData);
-  if (file) {
-    event.preventDefault();
-    take(file);
-  } else {
-    say("There is no picture in the clipboard.");
-  }
+  if (!file) return complain("There is no picture in the clipboard.");
+  event.preventDefault();
+  bring(file);
 });
 // Dragging over the page's parts leaves one and enters the next.
 let depth = 0;
@@ -235,12 +350,14 @@ const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
 const over = (change) => $("drop").classList.toggle("over", (depth = Math.max(0, change)) > 0);
 addEventListener("dragenter", (event) => hasFiles(event) && over(depth + 1));
 addEventListener("dragleave", (event) => hasFiles(event) && over(depth - 1));
-addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
+// A link, too, is caught: the browser would follow it, and what was painted would be gone.
+addEventListener("dragover", (event) => event.preventDefault());
 addEventListener("drop", (event) => {
-  if (!hasFiles(event)) return;
   event.preventDefault();
   over(0);
-  take(pictureIn(event.dataTransfer));
+  const file = pictureIn(event.dataTransfer);
+  if (file) bring(file);
+  else complain("That was a link or a text, not a picture. Save the picture first, then drop its file here.");
 });
 
 $("camera").addEventListener("click", async () => {
@@ -248,47 +365,45 @@ $("camera").addEventListener("click", async () => {
   try {
     if (!(await camera.open())) return;
   } catch (error) {
-    return explain(error);
+    if (error instanceof CameraError) return complain(error.message);
+    throw error;
   }
   wishes++;
-  $("camera").textContent = "Stop";
-  $("camera").setAttribute("aria-pressed", "true");
+  $("camera").textContent = "Stop camera";
   for (const id of ["snap", "fps"]) $(id).hidden = false;
   $("choose").hidden = true;
   await film();
 });
-$("snap").addEventListener("click", async () => {
-  try {
-    const shot = await createImageBitmap(camera.video);
-    stopCamera();
-    $("choose").focus();
-    await show(shot, "Snapshot");
-  } catch (error) {
-    await explain(error);
-  }
+$("snap").addEventListener("click", () => {
+  const { videoWidth: width, videoHeight: height } = camera.video;
+  const pixels = pixelsOf(camera.video, longest());
+  stopCamera();
+  show({ pixels, width, height }, "Snapshot");
 });
 camera.onclose = stopCamera;
 
 function stopCamera() {
   camera.close();
   $("camera").textContent = "Camera";
-  $("camera").setAttribute("aria-pressed", "false");
-  for (const id of ["snap", "fps"]) $(id).hidden = true;
   $("choose").hidden = false;
+  $("fps").hidden = true;
+  retire("snap", "hidden");
 }
 
 /** Paints frame after frame until the camera is closed. */
 async function film() {
   view.rest();
   state("live");
-  say("Live. Painting small pictures, so that they come fast; the one you take is painted in full.");
+  retire("retry", "hidden", "status");
+  doing = "Live. Painting small pictures, so that they come fast; the one you take is painted in full.";
+  tell();
   let [step, frames, pace] = [0, 0, 0];
   while (camera.on) {
     const began = performance.now();
     const style = chosenStyle();
     try {
       const pixels = pixelsOf(camera.video, FILM_SIDES[step]);
-      const painting = await studio.paint(request(pixels, style));
+      const painting = await studio.paint(() => request(pixels, style));
       if (!camera.on) break;
       picture = { name: "Camera", credit: "after what the camera sees", pixels };
       painted = { name: picture.name, style };
@@ -313,19 +428,14 @@ async function film() {
     }
   }
   if (document.documentElement.dataset.state !== "live") return;
-  say("The camera is off;", `${painted?.name === "Camera" ? "its last frame" : "the picture"} stays.`);
+  doing = `The camera is off; ${painted?.name === "Camera" ? "its last frame" : "the picture"} stays.`;
+  tell();
+  doing = "";
+  news = [];
   state("painted");
 }
 
 // For tests: a device that is lost on demand.
 if (query.has("fault")) window.loseDevice = () => studio.loseDevice();
 
-state("starting");
-try {
-  const photograph = await fetch("astronaut.jpg");
-  if (!photograph.ok) throw new PictureError("The example could not be fetched. Choose a picture of your own.");
-  const source = await decode(await photograph.blob());
-  if (!wishes) await show(source, "Astronaut", "after a photograph by NASA, public domain");
-} catch (error) {
-  await explain(error);
-}
+showExample();

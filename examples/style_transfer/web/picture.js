@@ -2,26 +2,67 @@
 
 /** What a network needs, so that its padding has something to mirror. */
 export const SMALLEST_SIDE = 5;
+/** Drawings have no pixels: the longer side in which they are drawn. */
+const DRAWN = 1024;
 
 /** A picture that cannot be used; the message is for people. */
 export class PictureError extends Error {}
 
-/** Decodes a file. Colours stay as they are stored, as in the native program. */
-export async function decode(blob) {
+/** The worker that reads. */
+let reader;
+
+/**
+ * Decodes a file: `{ pixels, width, height }`, the longer side of the pixels at most `longest`, and how large the
+ * picture is. Another call ends this one, whose promise then stays open.
+ */
+export async function read(blob, longest) {
+  reader?.terminate();
+  return (await readApart(blob, longest)) ?? (await readHere(blob, longest));
+}
+
+/** In a worker, whose memory is free again afterwards; null if that does not work. */
+function readApart(blob, longest) {
+  const worker = new Worker(new URL("./reader.js", import.meta.url), { type: "module" });
+  reader = worker;
+  return new Promise((resolve) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = () => resolve(null);
+    worker.postMessage({ blob, longest });
+  }).finally(() => worker.terminate());
+}
+
+/** As an `<img>`, which also takes drawings (SVG), and neither runs what is in them nor fetches what they name. */
+async function readHere(blob, longest) {
+  const isDrawing = blob.type === "image/svg+xml" || /\.svg$/i.test(blob.name);
+  const url = URL.createObjectURL(isDrawing ? new Blob([blob], { type: "image/svg+xml" }) : blob);
   try {
-    return await createImageBitmap(blob, {
-      imageOrientation: "from-image",
-      premultiplyAlpha: "none",
-      colorSpaceConversion: "none",
-    });
-  } catch {
-    const what = blob.name ? `“${blob.name}”` : "This";
-    throw new PictureError(`${what} is no picture that this browser can read, or it is damaged.`);
+    const image = new Image();
+    image.src = url;
+    await image.decode();
+    if (isDrawing) {
+      const [width, height] = [image.naturalWidth || 1, image.naturalHeight || 1];
+      const scale = DRAWN / Math.max(width, height);
+      [image.width, image.height] = [width, height].map((side) => Math.round(side * scale));
+    }
+    const { width, height } = image;
+    return { pixels: pixelsOf(image, longest), width, height };
+  } catch (error) {
+    throw error instanceof PictureError ? error : new PictureError(unreadable(blob));
+  } finally {
+    URL.revokeObjectURL(url);
   }
 }
 
+function unreadable({ name, type }) {
+  const what = name ? `“${name}”` : "This";
+  if (/^image\/hei[cf]/.test(type) || /\.hei[cf]$/i.test(name)) {
+    return `${what} is a HEIC picture, which this browser cannot read. Save it as a JPEG and choose that.`;
+  }
+  return `${what} is no picture that this browser can read, or it is damaged. JPEG, PNG and WebP files work.`;
+}
+
 /**
- * The picture's pixels, its longer side at most `longest` of them. `source` is a bitmap, a video, or a canvas.
+ * The picture's pixels, its longer side at most `longest` of them. `source` is a bitmap, an image, a video or a canvas.
  *
  * Pixels, since what a canvas holds is gone when the browser's GPU process ends.
  */
@@ -35,7 +76,7 @@ export function pixelsOf(source, longest) {
   }
   const scale = Math.min(1, longest / Math.max(width, height));
   const side = (n) => Math.max(SMALLEST_SIDE, Math.round(n * scale));
-  const canvas = Object.assign(document.createElement("canvas"), { width: side(width), height: side(height) });
+  const canvas = new OffscreenCanvas(side(width), side(height));
   // Pixels are read back: kept where that is cheap.
   const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   context.fillStyle = "#fff";
@@ -47,8 +88,7 @@ export function pixelsOf(source, longest) {
 
 /** A canvas of a picture's pixels. */
 export function canvasOf(pixels) {
-  const { width, height } = pixels;
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const canvas = new OffscreenCanvas(pixels.width, pixels.height);
   canvas.getContext("2d", { alpha: false, willReadFrequently: true }).putImageData(pixels, 0, 0);
   return canvas;
 }

@@ -13,10 +13,11 @@ export class Studio extends EventTarget {
   #module;
   #running;
   #waiting;
+  #opened = false;
   #broken = false;
   #crashes = 0;
   #ids = 0;
-  /** What the worker says of its back end, once it does. */
+  /** What the worker said last of its back end, once it did. */
   backend;
 
   constructor(options) {
@@ -25,7 +26,11 @@ export class Studio extends EventTarget {
     this.#start();
   }
 
-  /** Asks for a painting, in place of any that is not finished. `progress(done, total, stage)` hears how far it is. */
+  /**
+   * Asks for a painting, in place of any that is not finished. `request()` is called as soon as the back end is known,
+   * and again for another one that takes over: the size depends on it. `progress(what, done, total)` hears how far
+   * it is.
+   */
   paint(request, progress) {
     return new Promise((resolve, reject) => {
       const job = { request, progress, resolve, reject, id: ++this.#ids };
@@ -33,7 +38,7 @@ export class Studio extends EventTarget {
       this.#waiting = job;
       if (!this.#running) return this.#next();
       // The processor cannot be interrupted, its worker can; a GPU is done soon, and its worker worth keeping.
-      if (this.backend?.backend === "host") {
+      if (this.backend.backend === "host") {
         this.#worker.terminate();
         this.#start();
         this.#settle((job) => job.reject(new Superseded()));
@@ -47,7 +52,7 @@ export class Studio extends EventTarget {
   }
 
   #start() {
-    this.#broken = false;
+    this.#opened = this.#broken = false;
     const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.#worker = worker;
     // What a worker said before its end may come after it.
@@ -59,15 +64,24 @@ export class Studio extends EventTarget {
   }
 
   #next() {
-    const job = this.#waiting;
-    if (!job) return;
+    if (!this.#waiting) return;
     if (this.#broken) {
       this.#worker.terminate();
       this.#start();
     }
-    [this.#running, this.#waiting] = [job, undefined];
-    job.began = performance.now();
-    this.#worker.postMessage({ type: "paint", id: job.id, ...job.request });
+    this.#waiting.began ??= performance.now();
+    if (!this.#opened) return; // "opened" comes here again
+    [this.#running, this.#waiting] = [this.#waiting, undefined];
+    this.#send();
+  }
+
+  #send() {
+    const { id, request } = this.#running;
+    try {
+      this.#worker.postMessage({ type: "paint", id, ...request() });
+    } catch (error) {
+      this.#settle((job) => job.reject(error));
+    }
   }
 
   #settle(how) {
@@ -77,20 +91,28 @@ export class Studio extends EventTarget {
     this.#next();
   }
 
+  /** What waits is not to be had; the next wish tries again. */
+  #refuse(error) {
+    this.#broken = true;
+    this.#waiting?.reject(error);
+    this.#waiting = undefined;
+  }
+
   #hear({ type, ...told }) {
     if (type === "opened" || type === "reopened") {
       const { module, ...backend } = told;
       this.#module = module ?? this.#module;
       this.backend = backend;
-      return this.dispatchEvent(new CustomEvent(type, { detail: backend }));
+      this.#opened = true;
+      this.dispatchEvent(new CustomEvent(type, { detail: backend }));
+      return this.#running || this.#next();
     }
-    if (type === "unopened") {
-      this.#broken = true; // the next wish tries again
-      return this.#settle((job) => job.reject(Object.assign(new Error(told.message), told)));
-    }
+    if (type === "unopened") return this.#refuse(Object.assign(new Error(told.message), told));
     if (told.id !== this.#running?.id) return;
-    if (type === "progress") return this.#running.progress?.(told.done, told.total, told.stage);
+    if (type === "progress") return this.#running.progress?.(told.what, told.done, told.total);
     if (told.code === "crashed") return this.#crashed(told.message);
+    // The device was lost: from the start, in the size that suits what was opened instead.
+    if (type === "again" && !this.#waiting) return this.#send();
     this.#settle((job) => {
       if (this.#waiting) return job.reject(new Superseded());
       if (type === "failed") return job.reject(Object.assign(new Error(told.message), told));
@@ -103,15 +125,13 @@ export class Studio extends EventTarget {
   #crashed(message, worked = true) {
     this.#worker.terminate();
     if (worked) this.#options = { ...this.#options, preference: "host" };
+    if (this.#waiting) this.#running?.reject(new Superseded());
+    this.#waiting ??= this.#running;
+    this.#running = undefined;
     if (++this.#crashes > 1) {
-      this.#broken = true; // the next wish tries again
-      const error = Object.assign(new Error(message), { code: worked ? "crashed" : "unreachable" });
-      return this.#settle((job) => job.reject(error));
+      return this.#refuse(Object.assign(new Error(message), { code: worked ? "crashed" : "unreachable" }));
     }
     if (worked) this.dispatchEvent(new CustomEvent("crashed", { detail: { message } }));
     this.#start();
-    this.#waiting ??= this.#running;
-    this.#running = undefined;
-    this.#next();
   }
 }

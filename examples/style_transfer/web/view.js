@@ -1,8 +1,11 @@
 // The frame on the wall: the photograph, the painting blended with it, and the divider between them.
 import { canvasOf } from "./picture.js";
 
-/** How far the divider comes to rest to the right once a painting is there. */
+/** How far the divider comes to rest to the right once a painting is there; of the picture, not of its mat. */
 const REST = 30;
+/** Widths by heights of the frame: a narrower or wider picture gets a mat, since divider and tags need room. */
+const NARROWEST = 0.4;
+const WIDEST = 4;
 const SWEEP_MS = 900;
 
 export class View {
@@ -15,6 +18,7 @@ export class View {
   #pixels;
   #painting;
   #strength = 1;
+  #rest = REST;
   #sweep;
 
   constructor() {
@@ -25,7 +29,6 @@ export class View {
     for (const canvas of [this.#photograph, this.#shown]) {
       canvas.addEventListener("contextrestored", () => this.#restore());
     }
-    this.#place();
   }
 
   /** Hangs a photograph's pixels; what was painted of another comes down. */
@@ -68,7 +71,7 @@ export class View {
   /** Opens the divider without a sweep. */
   rest() {
     cancelAnimationFrame(this.#sweep);
-    this.#split.value = REST;
+    this.#split.value = this.#rest;
     this.#place();
   }
 
@@ -82,7 +85,9 @@ export class View {
     for (const canvas of [this.#photograph, this.#shown]) {
       if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     }
-    this.#frame.style.setProperty("--ratio", width / height);
+    const ratio = width / height;
+    this.#frame.style.setProperty("--ratio", Math.min(WIDEST, Math.max(NARROWEST, ratio)));
+    this.#rest = 50 + (REST - 50) * Math.min(1, ratio / NARROWEST);
     this.#source = photograph;
     context(this.#photograph).putImageData(photograph, 0, 0);
   }
@@ -120,7 +125,7 @@ export class View {
     const began = performance.now();
     const step = (now) => {
       const t = Math.min(1, Math.max(0, (now - began) / SWEEP_MS));
-      this.#split.value = 100 + (REST - 100) * (1 - (1 - t) ** 3);
+      this.#split.value = 100 + (this.#rest - 100) * (1 - (1 - t) ** 3);
       this.#place();
       if (t < 1) this.#sweep = requestAnimationFrame(step);
     };

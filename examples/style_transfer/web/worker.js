@@ -8,6 +8,7 @@ const MOST_LOSSES = 2;
 const weights = new Map();
 const devices = [];
 let painter, preference, style;
+let losses = 0;
 
 // Paintings come one after the other; a device can be lost meanwhile.
 let queue = Promise.resolve();
@@ -33,11 +34,15 @@ async function open(request) {
 
 async function compile() {
   const url = new URL("./pkg/style_transfer_bg.wasm", import.meta.url);
-  const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url.pathname}: ${response.status} ${response.statusText}`);
-  // Servers that do not know wasm's media type cannot stream it.
-  const streams = response.headers.get("content-type")?.startsWith("application/wasm");
-  return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+  const response = await fetched(url, "unreachable");
+  try {
+    // Servers that do not know wasm's media type cannot stream it.
+    const streams = response.headers.get("content-type")?.startsWith("application/wasm");
+    return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
+  } catch (error) {
+    // Old browsers lack some of its instructions; or it did not arrive whole.
+    throw coded(error instanceof WebAssembly.CompileError ? "unsupported" : "unreachable", error.message);
+  }
 }
 
 /** For tests: the devices that are opened, so that one can be destroyed in the middle of its work. */
@@ -61,32 +66,35 @@ async function description() {
 
 async function paint(request) {
   const { id } = request;
-  for (let losses = 0; ; losses++) {
-    try {
-      const painted = await paintOnce(request);
-      return postMessage({ type: "painted", id, ...painted }, [painted.pixels.buffer]);
-    } catch (error) {
-      const code = codeOf(error);
-      if (code !== "device-lost") {
-        const { message, longestSide } = error;
-        return postMessage({ type: "failed", id, code, message, longestSide });
-      }
-      await reopen(losses < MOST_LOSSES ? preference : "host");
+  try {
+    const painted = await paintOnce(request);
+    losses = 0;
+    postMessage({ type: "painted", id, ...painted }, [painted.pixels.buffer]);
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "device-lost") {
+      await reopen();
+      return postMessage({ type: "again", id });
     }
+    const { message, longestSide } = error;
+    postMessage({ type: "failed", id, code, message, longestSide });
   }
 }
 
-/** After a loss: the same back end again, or the processor where that does not open. */
-async function reopen(wanted) {
+/** After a loss: the same back end again, or the processor where that does not open or does not last. */
+async function reopen() {
   painter.free();
   devices.length = 0;
   style = undefined;
+  let fallback = "lost-often";
   try {
-    painter = await Painter.open(wanted);
-  } catch {
+    painter = await Painter.open(++losses > MOST_LOSSES ? "host" : preference);
+    if (losses <= MOST_LOSSES) fallback = painter.fallback;
+  } catch (error) {
     painter = await Painter.open("host");
+    fallback = codeOf(error);
   }
-  postMessage({ type: "reopened", ...(await description()) });
+  postMessage({ type: "reopened", ...(await description()), fallback });
 }
 
 async function paintOnce({ id, style: name, pixels, width, height }) {
@@ -99,9 +107,10 @@ async function paintOnce({ id, style: name, pixels, width, height }) {
     return ms;
   };
   if (style !== name) {
-    const bytes = await load(name);
+    const bytes = weights.get(name) ?? (await load(name, id));
     times.fetch = lap();
     await painter.setStyle(bytes);
+    weights.set(name, bytes); // they are whole
     style = name;
     times.prepare = lap();
   }
@@ -110,25 +119,46 @@ async function paintOnce({ id, style: name, pixels, width, height }) {
   const progress = (stage, done, total) => {
     stages.push({ stage, count: done - last, ms: lap() });
     last = done;
-    postMessage({ type: "progress", id, stage, done, total });
+    postMessage({ type: "progress", id, what: "paint", done, total });
   };
   const painted = await painter.stylize(pixels, width, height, progress);
   times.readback = lap();
   return { pixels: painted, width, height, stages, times };
 }
 
-async function load(name) {
-  if (!weights.has(name)) {
-    let response;
-    try {
-      response = await fetch(new URL(`./styles/${name}.safetensors`, import.meta.url));
-    } catch (error) {
-      throw coded("style-unreachable", error.message);
+/** Fetches a style's weights, and says how far that is: over a slow network it takes longer than to paint. */
+async function load(name, id) {
+  const told = (what, done, total) => postMessage({ type: "progress", id, what, done, total });
+  told("fetch");
+  const response = await fetched(new URL(`./styles/${name}.safetensors`, import.meta.url), "style-unreachable");
+  // Of a compressed body only the compressed length is known.
+  const total = response.headers.has("content-encoding") ? undefined : Number(response.headers.get("content-length"));
+  const pieces = [];
+  try {
+    const reader = response.body.getReader();
+    for (let length = 0; ; ) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      pieces.push(value);
+      told("fetch", (length += value.length), total);
     }
-    if (!response.ok) throw coded("style-unreachable", `${response.status} ${response.statusText}`);
-    weights.set(name, new Uint8Array(await response.arrayBuffer()));
+  } catch (error) {
+    throw coded("style-unreachable", error.message);
   }
-  return weights.get(name);
+  told("paint");
+  return new Uint8Array(await new Blob(pieces).arrayBuffer());
+}
+
+/** What a server answers; where that is nothing of use, an error of this code. */
+async function fetched(url, code) {
+  let response;
+  try {
+    response = await fetch(url);
+  } catch (error) {
+    throw coded(code, error.message);
+  }
+  if (!response.ok) throw coded(code, `${response.status} ${response.statusText}`);
+  return response;
 }
 
 function coded(code, message) {

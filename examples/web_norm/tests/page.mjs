@@ -8,8 +8,8 @@ const [folder = "target/web/web_norm"] = process.argv.slice(2);
 const { url, close } = await serve(folder);
 
 /** Kilobytes of the module, and gzipped. */
-const RAW = 360;
-const GZIP = 150;
+const RAW = 370;
+const GZIP = 153;
 
 const tests = {
   async module_is_small() {

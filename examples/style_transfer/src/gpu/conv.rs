@@ -6,7 +6,7 @@ use wgpu::{
     BindGroup, Buffer, BufferUsages, ComputePass, ComputePipeline, Device, Queue, ShaderStages,
 };
 
-use super::device::upload;
+use super::device::{Owned, upload};
 use crate::error::GpuError;
 use crate::net::{Finish, Geometry, Size, Stage};
 
@@ -200,8 +200,8 @@ pub(super) struct Conv {
     bindings: wgpu::BindGroupLayout,
     geometry: Geometry,
     tile: Tile,
-    weight: Buffer,
-    bias: Buffer,
+    weight: Owned,
+    bias: Owned,
 }
 
 impl Conv {
@@ -213,7 +213,7 @@ impl Conv {
         let pipeline = kernels.pipeline(tile, geometry, stage.finish);
         let (device, queue) = (kernels.device.clone(), kernels.queue.clone());
         let buffer = |values: &[f32]| {
-            upload(&device, &queue, BufferUsages::STORAGE, bytemuck::cast_slice(values))
+            Owned(upload(&device, &queue, BufferUsages::STORAGE, bytemuck::cast_slice(values)))
         };
         let channels = geometry.out_channels.next_multiple_of(tile.channels());
         let mut padded_bias = bias.clone();

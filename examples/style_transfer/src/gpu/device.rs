@@ -1,5 +1,7 @@
-//! What keeps wgpu from panicking or hanging: error scopes around whatever can fail, uploads, and waiting for a
-//! submission.
+//! What keeps wgpu from panicking or hanging: error scopes around whatever can fail, uploads, memory that is given back,
+//! and waiting for a submission.
+
+use std::ops::Deref;
 
 use wgpu::{Device, ErrorFilter, Queue};
 
@@ -37,6 +39,24 @@ pub(super) fn upload(
     });
     queue.write_buffer(&buffer, 0, contents);
     buffer
+}
+
+/// A large buffer, whose memory is given back with this value; submissions under way keep what they use. A browser would
+/// otherwise wait for its garbage collector, which does not know how much of a GPU's memory a handle stands for.
+pub(super) struct Owned(pub wgpu::Buffer);
+
+impl Deref for Owned {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
 }
 
 /// A submission under way.

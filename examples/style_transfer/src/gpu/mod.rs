@@ -16,7 +16,7 @@ use crate::executor::size_of;
 use crate::net::{Finish, Size, Stage};
 use crate::norms::{Norm, norm_of};
 use conv::{Conv, Kernels, Window};
-use device::{Ticket, guarded};
+use device::{Owned, Ticket, guarded};
 use pool::{Pool, Pooling};
 use slots::SlotPlan;
 
@@ -42,8 +42,11 @@ pub(crate) struct GpuNet {
 /// Everything that depends on the input's size.
 struct Fitted {
     size: Size,
-    input: wgpu::Buffer,
+    /// The first holds the input.
+    slots: Vec<Owned>,
     stages: Vec<FittedStage>,
+    /// What the stages' statistics lie in.
+    _moments: Owned,
 }
 
 /// A stage's dispatches and its norm's operands.
@@ -84,19 +87,20 @@ impl GpuNet {
     }
 
     /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or on this device. The next run overwrites
-    /// it.
+    /// it, and it is gone with this value.
     pub async fn run(
         &mut self,
         input: &Tensor<'_>,
         finished: impl FnMut(usize, &'static str),
     ) -> Result<Tensor<'static>, Error> {
         let size = size_of(input);
-        let fitted = match self.fitted.take() {
-            Some(fitted) if fitted.size == size => fitted,
-            // The old buffers are dropped before the new ones are made.
-            _ => self.prepare(size).await?,
+        // Buffers of another size are gone before new ones are made.
+        let kept = self.fitted.take().filter(|fitted| fitted.size == size);
+        let fitted = match kept {
+            Some(fitted) => fitted,
+            None => self.prepare(size).await?,
         };
-        guarded(&self.device, || self.load(input, &fitted.input)).await?;
+        guarded(&self.device, || self.load(input, &fitted.slots[0])).await?;
         self.submit(&fitted, finished).await?;
         let fitted = self.fitted.insert(fitted);
         Ok(fitted.stages.last().expect("the network has stages").output.clone())
@@ -118,24 +122,24 @@ impl GpuNet {
         check(&self.stages, &plan, size, &self.device.limits())?;
         let made = guarded(&self.device, || {
             let slots = plan.capacity.iter().map(|&values| {
-                self.device.create_buffer(&wgpu::BufferDescriptor {
+                Owned(self.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some("activations"),
                     size: 4 * values,
                     usage: BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST,
                     mapped_at_creation: false,
-                })
+                }))
             });
             let slots: Vec<_> = slots.collect();
             // Of one convolution after the other, where a norm follows.
             let moments = plan.stages.iter().zip(&self.convs).zip(&self.stages);
             let moments = moments.filter(|(_, stage)| stage.finish.has_norm());
             let moments = moments.map(|((at, conv), _)| conv.moments(at.sizes[0])).max();
-            let moments = self.device.create_buffer(&wgpu::BufferDescriptor {
+            let moments = Owned(self.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("moments"),
                 size: moments.unwrap_or(NO_MOMENTS),
                 usage: BufferUsages::STORAGE,
                 mapped_at_creation: false,
-            });
+            }));
             let stage = |((at, conv), stage): ((&slots::StageSlots, &Conv), &Stage)| {
                 let windows =
                     conv.prepare(at.sizes[0], &slots[at.input], &slots[at.convolved], &moments);
@@ -157,11 +161,11 @@ impl GpuNet {
         {
             let tensor = |slot: usize, size: Size| -> Result<_, Error> {
                 let shape = [1, stage.geometry.out_channels, size.height, size.width];
-                Ok(Tensor::from_buffer(&self.context, slots[slot].clone(), 0, shape)?)
+                Ok(Tensor::from_buffer(&self.context, slots[slot].0.clone(), 0, shape)?)
             };
             let shape = [stage.geometry.out_channels, conv.parts(at.sizes[0]), 4];
             let statistics = || -> Result<_, Error> {
-                let tensor = Tensor::from_buffer(&self.context, moments.clone(), 0, shape)?;
+                let tensor = Tensor::from_buffer(&self.context, moments.0.clone(), 0, shape)?;
                 Ok(Statistics::from_tensor(tensor)?)
             };
             stages.push(FittedStage {
@@ -173,7 +177,7 @@ impl GpuNet {
                 addend: at.addend.map(|slot| tensor(slot, at.sizes[2])).transpose()?,
             });
         }
-        Ok(Fitted { size, input: slots[0].clone(), stages })
+        Ok(Fitted { size, slots, stages, _moments: moments })
     }
 
     /// Records and submits stage after stage. While one submission runs the next is recorded; `finished` hears how

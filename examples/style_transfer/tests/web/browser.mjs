@@ -4,6 +4,7 @@ import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, extname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { deflateSync } from "node:zlib";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = process.env.CARGO_TARGET_DIR ?? join(here, "../../../../target");
@@ -71,4 +72,33 @@ export function tensor(bytes, name) {
   if (dtype !== "F32") throw new Error(`${name} is ${dtype}`);
   const values = bytes.subarray(8 + length + from, 8 + length + to);
   return { shape, values: new Float32Array(values.buffer.slice(values.byteOffset, values.byteOffset + values.length)) };
+}
+
+/** A white PNG of any size, of which little is stored: one bit a pixel. */
+export function png(width, height) {
+  const header = Buffer.alloc(13);
+  header.writeUInt32BE(width);
+  header.writeUInt32BE(height, 4);
+  header[8] = 1;
+  const rows = Buffer.alloc(height * (1 + Math.ceil(width / 8)), 255);
+  for (let row = 0; row < height; row++) rows[row * (rows.length / height)] = 0; // not filtered
+  const chunk = (type, bytes) => {
+    const named = Buffer.concat([Buffer.from(type), bytes]);
+    const around = Buffer.alloc(8);
+    around.writeUInt32BE(bytes.length);
+    around.writeUInt32BE(crc(named), 4);
+    return Buffer.concat([around.subarray(0, 4), named, around.subarray(4)]);
+  };
+  const signature = Buffer.from("89504e470d0a1a0a", "hex");
+  const image = deflateSync(rows, { level: 1 });
+  return Buffer.concat([signature, chunk("IHDR", header), chunk("IDAT", image), chunk("IEND", Buffer.alloc(0))]);
+}
+
+function crc(bytes) {
+  let sum = ~0;
+  for (const byte of bytes) {
+    sum ^= byte;
+    for (let bit = 0; bit < 8; bit++) sum = (sum >>> 1) ^ (sum & 1 ? 0xedb88320 : 0);
+  }
+  return ~sum >>> 0;
 }

@@ -4,9 +4,10 @@
 // none are kept. Needs Chromium (CHROMIUM names it) and playwright-core in $WEB_TOOLS/node_modules, target/web-tools if
 // that is not set. WGNORM_ALL_CASES=1 paints in all styles on WebGPU in software, which is slow.
 import { mkdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { gzipSync } from "node:zlib";
-import { browser, closeAll, data, serve, tensor } from "./browser.mjs";
+import { browser, closeAll, data, png, serve, tensor } from "./browser.mjs";
 
 const [place = "target/web/style_transfer", screenshots, only = ""] = process.argv.slice(2);
 const STYLES = ["glass", "ink", "swirl", "waves"];
@@ -61,7 +62,7 @@ async function bring(page, bytes, name, how = "drop") {
   const file = { base64: Buffer.from(bytes).toString("base64"), name, how };
   await page.evaluate(async ({ base64, name, how }) => {
     const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-    const type = { png: "image/png", jpg: "image/jpeg" }[name.split(".").pop()] ?? "";
+    const type = { png: "image/png", jpg: "image/jpeg", svg: "image/svg+xml" }[name.split(".").pop()] ?? "";
     const carried = new DataTransfer();
     carried.items.add(new File([bytes], name, { type }));
     const event =
@@ -72,10 +73,47 @@ async function bring(page, bytes, name, how = "drop") {
   }, file);
 }
 
+const hangs = (page, title) =>
+  page.waitForFunction((title) => document.querySelector("#title").textContent === title, title);
+
+const says = (page, words) =>
+  page.waitForFunction((words) => document.querySelector("#status").textContent.includes(words), words);
+
+/** Whether the first stages are painted. */
+const underWay = (page) =>
+  page.waitForFunction(() => document.querySelector("#progress[max='16']")?.value >= 1);
+
+const focused = (page) => page.evaluate(() => document.activeElement.id);
+
+/** A painter of negatives in the module's place: fast, and it fails as it is told. `open` and `stylize` are code. */
+function fake({ open = "", stylize = "" }) {
+  const body = `
+    export default async () => {};
+    let opened = 0;
+    export class Painter {
+      static async open(preference) {
+        const painter = Object.assign(new Painter(), { backend: preference === "host" ? "host" : "gpu" });
+        ${open}
+        return painter;
+      }
+      async setStyle() {}
+      async stylize(pixels, width, height, progress) {
+        ${stylize}
+        progress("all", 16, 16);
+        return pixels.map((value, at) => (at % 4 === 3 ? value : 255 - value));
+      }
+      free() {}
+    }`;
+  // Without WebGPU in the browser nobody can say that it is software only.
+  const before = (page) =>
+    page.route("**/pkg/style_transfer.js", (route) => route.fulfill({ contentType: "text/javascript", body }));
+  return { kind: "none", query: "", before };
+}
+
 /** Brings the flower and waits for its painting. */
 async function paintFlower(page, how) {
   await bring(page, FLOWER, "flower.png", how);
-  await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+  await hangs(page, "flower");
   await painted(page);
 }
 
@@ -193,8 +231,27 @@ for (const style of slowStyles) {
   test(`gpu/${style}__flower_128x128`, () =>
     visit(
       async (page) => {
-        await page.check(`input[value=${style}]`, { force: true });
+        await painted(page);
+        // Memory of one size is given back before that of the next is taken.
+        await page.workers()[0].evaluate(() => {
+          self.activations = [];
+          const { createBuffer } = GPUDevice.prototype;
+          const { destroy } = GPUBuffer.prototype;
+          const note = (what, { label }) => label === "activations" && self.activations.push(what);
+          GPUDevice.prototype.createBuffer = function (descriptor) {
+            note("made", descriptor);
+            return createBuffer.call(this, descriptor);
+          };
+          GPUBuffer.prototype.destroy = function () {
+            note("gone", this);
+            destroy.call(this);
+          };
+        });
         await paintFlower(page);
+        const activations = (await page.workers()[0].evaluate(() => self.activations)).join(" ");
+        check(/^(gone ){3,}made( made)+$/.test(activations), `buffers: ${activations}`);
+        await page.check(`input[value=${style}]`, { force: true });
+        await painted(page);
         same(await pixels(page), reference(style), style);
         equal(await page.getAttribute("html", "data-backend"), "gpu", "back end");
         console.log(`on SwiftShader: ${await page.textContent("#time")}, prepared in ${await page.textContent("#prepared")}`);
@@ -228,17 +285,21 @@ test("the_latest_picture_wins", () =>
     same(await pixels(page), reference("glass"), "the painting");
   }));
 
+/** Notes from now on for how long the page did not answer. */
+const watch = (page) =>
+  page.evaluate(() => {
+    window.longest = 0;
+    let last = performance.now();
+    setInterval(() => {
+      const now = performance.now();
+      [window.longest, last] = [Math.max(window.longest, now - last), now];
+    }, 10);
+  });
+
 test("the_page_stays_responsive", () =>
   visit(async (page) => {
     await painted(page);
-    await page.evaluate(() => {
-      window.longest = 0;
-      let last = performance.now();
-      setInterval(() => {
-        const now = performance.now();
-        [window.longest, last] = [Math.max(window.longest, now - last), now];
-      }, 10);
-    });
+    await watch(page);
     const large = await made(page, 640, 640, "context.fillStyle = '#58a'; context.fillRect(99, 99, 300, 400);");
     await bring(page, large, "large.png");
     await state(page, "painting");
@@ -248,7 +309,61 @@ test("the_page_stays_responsive", () =>
     check(longest < 500, `the page did not answer for ${longest} ms`);
   }));
 
+test("the_page_stays_responsive_while_a_large_picture_is_read", () =>
+  visit(async (page) => {
+    await painted(page);
+    await watch(page);
+    const wait = says(page, "Reading the picture …");
+    await bring(page, png(12_000, 9000), "large.png");
+    await wait;
+    await hangs(page, "large");
+    await painted(page);
+    equal(await page.textContent("#size"), "2048 × 1536", "size");
+    const longest = await page.evaluate(() => window.longest);
+    check(longest < 500, `the page did not answer for ${longest} ms`);
+  }, fake({})));
+
 // --- what goes wrong
+
+const LOST = "throw Object.assign(new Error('lost'), { code: 'device-lost' });";
+for (const [what, options, ...words] of [
+  [
+    "lost",
+    { open: "if (opened++) Object.assign(painter, { backend: 'host', fallback: 'no-gpu' });", stylize: LOST },
+    "The graphics device was lost. The processor goes on, more slowly: the browser gives no other device.",
+  ],
+  ["lost_again", { stylize: LOST }, "The processor goes on, more slowly: the device was lost again and again."],
+  ["broken", { stylize: "throw new Error('trap');" }, "Painting broke off (trap); the processor goes on, more slowly."],
+]) {
+  const stylize = `if (this.backend === "gpu" && width > 1024) { ${options.stylize} }`;
+  test(`the_gpu_is_${what}_and_the_processor_paints_smaller`, () =>
+    visit(async (page) => {
+      await painted(page);
+      await bring(page, png(2600, 650), "panorama.png");
+      await hangs(page, "panorama");
+      await painted(page);
+      const told = await status(page);
+      for (const part of [...words, "Scaled from 2600 × 650 to 1024 × 256, the most that the processor paints"]) {
+        check(told.includes(part), told);
+      }
+      check(told.split("The graphics device was lost. It was opened again").length <= 2, `told twice: ${told}`);
+      const { width, height, rgba } = await pixels(page);
+      equal(`${width}x${height}`, "1024x256", "painting");
+      check(rgba[0] < 5, "the painting is not shown");
+      equal(await page.textContent("#size"), "1024 × 256", "the placard");
+    }, fake({ ...options, stylize })));
+}
+
+test("a_picture_that_comes_before_the_gpu_is_open", () =>
+  visit(async (page) => {
+    await page.waitForSelector("html[data-state=starting]", { state: "attached" });
+    await bring(page, png(2600, 650), "panorama.png");
+    await hangs(page, "panorama");
+    equal(await page.getAttribute("html", "data-backend"), null, "the back end, too early");
+    await painted(page);
+    equal(await page.textContent("#size"), "2048 × 512", "size");
+    check((await status(page)).includes("the most that the GPU paints"), await status(page));
+  }, fake({ open: "await new Promise((opened) => setTimeout(opened, 1500));" })));
 
 test("device_lost_in_the_middle", async () => {
   let expected;
@@ -258,7 +373,7 @@ test("device_lost_in_the_middle", async () => {
   });
   await visit(
     async (page) => {
-      await page.waitForFunction(() => document.querySelector("#progress").value >= 1);
+      await underWay(page);
       await page.evaluate(() => window.loseDevice());
       await painted(page);
       const told = await status(page);
@@ -273,7 +388,7 @@ test("device_lost_in_the_middle", async () => {
 test("device_lost_and_none_comes_back", () =>
   visit(
     async (page) => {
-      await page.waitForFunction(() => document.querySelector("#progress").value >= 1);
+      await underWay(page);
       await page.workers()[0].evaluate(() => (GPU.prototype.requestAdapter = async () => null));
       await page.evaluate(() => window.loseDevice());
       await painted(page);
@@ -315,7 +430,7 @@ test("the_worker_dies", () =>
       });
       await paintFlower(page);
       same(await pixels(page), reference("glass"), "with a new worker");
-      check((await status(page)).includes("the processor took over"), await status(page));
+      check(/Painting broke off \(.*injected\); it was started again/.test(await status(page)), await status(page));
     },
     { allow: /injected/ },
   ));
@@ -343,6 +458,57 @@ test("the_worker_does_not_load", () => {
     },
   );
 });
+
+test("the_module_is_missing", () =>
+  visit(
+    async (page) => {
+      await state(page, "failed");
+      check((await status(page)).includes("could not be loaded (404"), await status(page));
+      await page.unroute("**/*.wasm");
+      await page.click("#retry");
+      await painted(page);
+    },
+    { before: (page) => page.route("**/*.wasm", (route) => route.fulfill({ status: 404 })), allow: /404/ },
+  ));
+
+test("the_reader_is_missing", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await paintFlower(page);
+      same(await pixels(page), reference("glass"), "read by the page itself");
+    },
+    { before: (page) => page.route("**/reader.js", (route) => route.fulfill({ status: 404 })), allow: /404|reader\.js/ },
+  ));
+
+test("the_program_is_missing", () =>
+  visit((page) => says(page, "A part of this page could not be loaded."), {
+    before: (page) => page.route("**/studio.js", (route) => route.fulfill({ status: 404 })),
+    allow: /404/,
+  }));
+
+if (!/^https?:/.test(place)) {
+  test("opened_as_a_file", () =>
+    visit((page) => says(page, "browsers load its program from a web server only"), {
+      origin: pathToFileURL(resolve(place, "index.html")).href,
+      allow: /CORS|ERR_FAILED/,
+    }));
+}
+
+test("the_example_is_missing", () =>
+  visit(
+    async (page) => {
+      await state(page, "failed");
+      check((await status(page)).includes("The example picture could not be fetched"), await status(page));
+      await page.unroute("**/astronaut.jpg");
+      await page.focus("#retry");
+      await page.keyboard.press("Enter");
+      equal(await focused(page), "status", "the focus, where “Try again” was");
+      await painted(page);
+      equal(await page.textContent("#title"), "Astronaut", "what hangs");
+    },
+    { before: (page) => page.route("**/astronaut.jpg", (route) => route.abort()), allow: /ERR_FAILED/ },
+  ));
 
 test("without_webgpu", () =>
   visit(
@@ -376,7 +542,7 @@ test("a_gpu_is_demanded_and_there_is_none", () =>
       const told = await status(page);
       check(told.includes("No WebGPU device"), told);
       await bring(page, FLOWER, "flower.png");
-      await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+      await hangs(page, "flower");
       await state(page, "failed");
     },
     { kind: "none", query: "?backend=gpu" },
@@ -396,12 +562,55 @@ test("an_unreadable_file", () =>
     same(await pixels(page), reference("glass"), "the next one");
   }));
 
+test("an_unreadable_file_while_another_is_painted", () =>
+  visit(async (page) => {
+    await painted(page);
+    await bring(page, FLOWER, "flower.png");
+    await state(page, "painting");
+    await bring(page, Buffer.from("no picture"), "holiday.png");
+    await says(page, "“holiday.png” is no picture");
+    equal(await page.getAttribute("html", "data-state"), "painting", "the painting goes on");
+    await painted(page);
+    check(/^Painted in .*“holiday\.png” is no picture/.test(await status(page)), await status(page));
+    equal(await page.textContent("#title"), "flower", "the placard");
+  }, fake({ stylize: "await new Promise((painted) => setTimeout(painted, 1000));" })));
+
+test("an_unreadable_file_before_anything_hangs", () =>
+  visit(async (page) => {
+    await state(page, "starting");
+    await bring(page, Buffer.from("no picture"), "holiday.png");
+    await painted(page);
+    check((await status(page)).includes("“holiday.png” is no picture"), await status(page));
+    equal(await page.textContent("#title"), "Astronaut", "the placard");
+  }));
+
+test("heic_has_words_of_its_own", () =>
+  visit(async (page) => {
+    await painted(page);
+    await bring(page, Buffer.from("\0\0\0\x18ftypheic"), "IMG_1.HEIC");
+    await says(page, "“IMG_1.HEIC” is a HEIC picture, which this browser cannot read. Save it as a JPEG");
+  }, fake({})));
+
+test("a_link_is_caught_and_told", () =>
+  visit(async (page) => {
+    await painted(page);
+    const caught = await page.evaluate(() => {
+      const carried = new DataTransfer();
+      carried.setData("text/uri-list", "https://example.com/picture.jpg");
+      const event = (name) => new DragEvent(name, { dataTransfer: carried, bubbles: true, cancelable: true });
+      return ["dragenter", "dragover", "drop"].map((name) => !document.body.dispatchEvent(event(name))).slice(1);
+    });
+    equal(caught.join(), "true,true", "over the page, dropped: caught");
+    check((await status(page)).includes("That was a link or a text, not a picture"), await status(page));
+    equal(await page.locator(".drop.over").count(), 0, "the invitation to drop");
+  }, fake({})));
+
 test("too_large_is_scaled_and_told", () =>
   visit(async (page) => {
     await painted(page);
     const large = await made(page, 2600, 650, "context.fillStyle = 'teal'; context.fillRect(500, 99, 900, 400);");
     await bring(page, large, "panorama.png");
-    await page.waitForFunction(() => document.querySelector("#title").textContent === "panorama");
+    await hangs(page, "panorama");
     await painted(page);
     const told = await status(page);
     check(told.includes("Scaled from 2600 × 650 to 1024 × 256"), told);
@@ -443,7 +652,24 @@ test("a_style_that_is_none", () =>
     await page.check("input[value=ink]", { force: true });
     await state(page, "failed");
     check((await status(page)).includes("did not arrive whole"), await status(page));
+    await page.context().unroute("**/styles/ink.safetensors");
+    await page.click("#retry");
+    await painted(page);
+    equal(await page.textContent("#in-style"), "ink", "tried again");
   }));
+
+test("a_style_that_comes_slowly", () =>
+  visit(async (page) => {
+    await painted(page);
+    await page.context().route("**/styles/ink.safetensors", async (route) => {
+      await new Promise((later) => setTimeout(later, 500));
+      await route.continue();
+    });
+    await page.check("input[value=ink]", { force: true });
+    await says(page, "Fetching the style “ink” …");
+    await painted(page);
+    check(!(await status(page)).includes("Fetching"), await status(page));
+  }, fake({})));
 
 // --- pictures in and out
 
@@ -459,7 +685,7 @@ test("choose_a_file", () =>
     await painted(page);
     const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.click("#choose")]);
     await chooser.setFiles({ name: "flower.png", mimeType: "image/png", buffer: FLOWER });
-    await page.waitForFunction(() => document.querySelector("#title").textContent === "flower");
+    await hangs(page, "flower");
     await painted(page);
     same(await pixels(page), reference("glass"), "chosen");
   }));
@@ -471,7 +697,7 @@ test("upright_as_exif_says", () =>
     // Orientation 6: the first row is the right side.
     const exif = Buffer.from("ffe100224578696600004d4d002a00000008000101120003000000010006000000000000", "hex");
     await bring(page, Buffer.concat([jpeg.subarray(0, 2), exif, jpeg.subarray(2)]), "turned.jpg");
-    await page.waitForFunction(() => document.querySelector("#title").textContent === "turned");
+    await hangs(page, "turned");
     await painted(page);
     const { width, height, rgba } = await pixels(page, "photograph");
     equal(`${width}x${height}`, "40x60", "size");
@@ -483,13 +709,29 @@ test("transparency_is_laid_on_white", () =>
     await painted(page);
     const half = await made(page, 20, 10, "context.fillStyle = 'rgb(0 0 200 / 0.5)'; context.fillRect(0, 0, 10, 10);");
     await bring(page, half, "half.png");
-    await page.waitForFunction(() => document.querySelector("#title").textContent === "half");
+    await hangs(page, "half");
     await painted(page);
     const { rgba } = await pixels(page, "photograph");
     const [r, g, b] = rgba;
     check(Math.abs(r - 127) <= 1 && Math.abs(g - 127) <= 1 && Math.abs(b - 227) <= 1, `half is ${[r, g, b]}`);
     equal(rgba.readUInt32BE(4 * 15), 0xffffffff, "transparent");
   }));
+
+test("drawings_are_drawn_and_fetch_nothing", () =>
+  visit(async (page) => {
+    await painted(page);
+    const asked = [];
+    page.on("request", (request) => asked.push(request.url()));
+    const drawing = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 20" width="40" height="20">
+      <rect width="20" height="20" fill="#00f"/><image href="${url}secret.png" width="9" height="9"/></svg>`;
+    await bring(page, drawing, "drawing.svg");
+    await hangs(page, "drawing");
+    await painted(page);
+    const { width, height, rgba } = await pixels(page, "photograph");
+    equal(`${width}x${height}`, "1024x512", "size");
+    equal([rgba.readUInt32BE(4 * 500), rgba.readUInt32BE(4 * 524)].join(), [0x0000ffff, 0xffffffff].join(), "colours");
+    check(!asked.some((address) => address.includes("secret")), `asked for ${asked}`);
+  }, fake({})));
 
 test("strength_blends_and_download_saves_it", () =>
   visit(async (page) => {
@@ -514,7 +756,7 @@ test("strength_blends_and_download_saves_it", () =>
     const saved = readFileSync(await download.path());
     await strength(100);
     await bring(page, saved, "again.png");
-    await page.waitForFunction(() => document.querySelector("#title").textContent === "again");
+    await hangs(page, "again");
     check(!differs(await pixels(page, "photograph"), half), "the file is not what was shown");
   }));
 
@@ -554,12 +796,14 @@ test("camera_live_and_taken", () =>
       await painted(page);
       await page.click("#camera");
       await state(page, "live");
+      // A name that changes and a pressed state as well would say "Stop camera, pressed".
+      equal(await page.getByRole("button", { name: "Stop camera", pressed: false }).count(), 1, "the camera's button");
       await page.waitForFunction(() => /\d+\.\d frames per second/.test(document.querySelector("#fps").textContent));
       console.log(`camera: ${await page.textContent("#fps")}, ${await page.textContent("#size")}, the processor`);
       await page.check("input[value=swirl]", { force: true });
       await page.waitForFunction(() => document.querySelector("#in-style").textContent === "swirl");
       await page.click("#snap");
-      await page.waitForFunction(() => document.querySelector("#title").textContent === "Snapshot");
+      await hangs(page, "Snapshot");
       await painted(page);
       const { width } = await pixels(page);
       check(width >= 640, `taken ${width} pixels wide`);
@@ -652,15 +896,114 @@ test("keyboard", () =>
     check(await page.locator("#stages").isVisible(), "the milliseconds do not open");
   }));
 
-test("nothing_is_cut_off_at_360_pixels", () =>
-  visit(
-    async (page) => {
+for (const scale of [100, 200]) {
+  test(`nothing_is_cut_off_at_360_pixels_with_text_at_${scale}_percent`, () =>
+    visit(
+      async (page) => {
+        await painted(page);
+        const cut = await page.evaluate((scale) => {
+          document.documentElement.style.fontSize = `${scale}%`;
+          document.querySelector("details").open = true;
+          document.querySelector("#retry").hidden = false;
+          const beyond = (element) => element.getBoundingClientRect().right > 360 || element.scrollWidth > 360;
+          const wide = [...document.querySelectorAll("body *")].filter(beyond);
+          // A style's name that is wider than its picture would run into the next.
+          const spans = [...document.querySelectorAll(".styles span")];
+          const names = spans.filter((span) => span.offsetWidth > span.parentElement.offsetWidth);
+          // Values need a few letters a line.
+          const narrow = [...document.querySelectorAll("dd")].filter((value) => value.offsetWidth < 80);
+          return [...wide, ...names, ...narrow].map((element) => element.id || element.className || element.outerHTML);
+        }, scale);
+        equal(cut.join(" "), "", "cut off");
+      },
+      { ...fake({}), viewport: { width: 360, height: 740 } },
+    ));
+}
+
+for (const [width, height] of [[5, 1000], [1000, 5]]) {
+  test(`a_picture_of_${width}x${height}_hangs_well`, () =>
+    visit(async (page) => {
       await painted(page);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
-      check(wide <= 360, `the page is ${wide} pixels wide`);
-    },
-    { viewport: { width: 360, height: 740 } },
-  ));
+      await bring(page, png(width, height), "strip.png");
+      await hangs(page, "strip");
+      await painted(page);
+      for (const viewport of [{ width: 1280, height: 800 }, { width: 390, height: 844 }]) {
+        await page.setViewportSize(viewport);
+        const box = (selector) => page.locator(selector).boundingBox();
+        const [frame, before, after] = await Promise.all([".frame", ".tag.before", ".tag.after"].map(box));
+        for (const [name, tag] of Object.entries({ before, after })) {
+          const inside =
+            tag.x >= frame.x && tag.x + tag.width <= frame.x + frame.width && tag.y + tag.height <= frame.y + frame.height;
+          check(inside, `the tag ${name} leaves the frame of ${frame.width} x ${frame.height}`);
+        }
+        const divider = await box(".divider");
+        const crosses = width > height || Math.abs(divider.x - frame.x - frame.width / 2) < 4;
+        check(crosses, `the divider, at ${divider.x - frame.x} of ${frame.width}, is beside the picture`);
+        const apart = before.x + before.width <= after.x || before.y + before.height <= after.y;
+        check(apart, `the tags overlap in ${frame.width} x ${frame.height}`);
+        check(frame.x >= 0 && frame.x + frame.width <= viewport.width, "the frame is wider than the page");
+      }
+    }, fake({})));
+}
+
+test("the_focus_is_kept", () =>
+  visit(async (page) => {
+    await painted(page);
+    for (const lost of ["download", "split"]) {
+      await page.focus(`#${lost}`);
+      await bring(page, FLOWER, `${lost}.png`, "paste");
+      await hangs(page, lost);
+      equal(await focused(page), "choose", `the focus, which ${lost} had`);
+      await painted(page);
+    }
+  }, fake({})));
+
+test("progress_is_there_while_there_is_some", () =>
+  visit(async (page) => {
+    await painted(page);
+    equal(await page.getByRole("progressbar").count(), 0, "at rest");
+    await bring(page, FLOWER, "flower.png");
+    await state(page, "painting");
+    equal(await page.getByRole("progressbar").count(), 1, "while it paints");
+  }, fake({ stylize: "await new Promise((painted) => setTimeout(painted, 300));" })));
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`contrasts_${colorScheme}`, () =>
+    visit(
+      async (page) => {
+        await painted(page);
+        const weak = await page.evaluate(() => {
+          const style = (selector) => getComputedStyle(document.querySelector(selector));
+          const parse = (colour) => colour.match(/[\d.]+/g).map(Number);
+          const over = ([r, g, b, alpha = 1], below) =>
+            [r, g, b].map((value, at) => alpha * value + (1 - alpha) * below[at]);
+          const linear = (value) => (value <= 10 ? value / 3295 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+          const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05;
+          const contrast = (a, b) => Math.max(light(a) / light(b), light(b) / light(a));
+          const [wall, card] = ["html", ".placard"].map((selector) => parse(style(selector).backgroundColor));
+          const white = [255, 255, 255];
+          const text = (selector) => parse(style(selector).color);
+          const tag = over(parse(style(".tag").backgroundColor), white);
+          const edge = parse(style("#camera").borderTopColor);
+          const found = {
+            "tag on a white picture": [contrast(text(".tag"), tag), 4.5],
+            status: [contrast(text("#status"), wall), 4.5],
+            hint: [contrast(text(".hint"), wall), 4.5],
+            footer: [contrast(text("footer"), wall), 4.5],
+            "chosen style": [contrast(text("input:checked ~ span"), wall), 4.5],
+            placard: [contrast(text("dt"), card), 4.5],
+            "main button": [contrast(text("#choose"), parse(style("#choose").backgroundColor)), 4.5],
+            "button's edge on the wall": [contrast(edge, wall), 3],
+            "button's edge around it": [contrast(edge, parse(style("#camera").backgroundColor)), 3],
+          };
+          const short = Object.entries(found).filter(([, [is, least]]) => is < least);
+          return short.map(([what, [is, least]]) => `${what}: ${is.toFixed(2)} of ${least}`).join("; ");
+        });
+        equal(weak, "", "too little contrast");
+      },
+      { ...fake({}), colorScheme },
+    ));
+}
 
 test("at_most_400_kB_without_weights", async () => {
   const asked = new Set();
