@@ -43,8 +43,10 @@ fn misuse_is_a_typed_error() {
 
     let shared = buffer(&device, 512);
     let view = |at| Tensor::from_buffer(&context, shared.clone(), at, [1, 2, 8]).unwrap();
-    let error = attempt(&context, &view(0), &view(256), &plain);
-    assert_eq!(error, OperandError::SharedBuffer { operand: "x" }.into());
+    let error = attempt(&context, &view(0), &view(4), &plain);
+    assert_eq!(error, OperandError::Overlap { x: 0, y: 4, bytes: 64 }.into());
+    let error = attempt(&context, &view(256), &view(196), &plain);
+    assert_eq!(error, OperandError::Overlap { x: 256, y: 196, bytes: 64 }.into());
     let (a, b) = (view(0), view(256));
     let error = attempt(&context, &x, &a, &Extras::new().with_addend(&b));
     assert_eq!(error, OperandError::SharedBuffer { operand: "addend" }.into());

@@ -170,9 +170,9 @@ fn buffers_of_the_application() {
     let view = y.clone();
     layer.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y).unwrap();
     assert!(read(&view) == want);
-    // Not where an operand lies.
-    let error =
-        layer.forward_into(&context, &view, &Extras::new(), Mode::Eval, &mut y).unwrap_err();
+    // Not where an operand lies, but for x.
+    let extras = Extras::new().with_addend(&view);
+    let error = layer.forward_into(&context, &x, &extras, Mode::Eval, &mut y).unwrap_err();
     assert!(matches!(error, Error::Operand(wgnorm::OperandError::SharedBuffer { .. })), "{error}");
     let tracking = InstanceNorm2d::config(4).with_track_running_stats(true).init(&context).unwrap();
     let mut running = tracking.running_mean().unwrap();

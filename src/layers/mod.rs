@@ -334,16 +334,17 @@ pub trait NormLayer: sealed::Sealed {
     /// application's buffers. Submits nothing, waits for nothing, maps nothing, unless
     /// [`Context::set_autotune`](crate::Context::set_autotune) is on.
     ///
-    /// `y` has x's shape and a buffer of its own. In [`Mode::Train`] the running statistics move
-    /// when the commands run, as often as they are run.
+    /// `y` has x's shape. It may be at x's place, or elsewhere in x's buffer (both are then bound at once,
+    /// so not further apart than the device's largest binding); no other operand may be in its buffer. In
+    /// [`Mode::Train`] the running statistics move when the commands run, as often as they are run.
     ///
     /// What wgpu cannot tell us is reported by wgpu at `finish` or `submit`: buffers of another
     /// device, destroyed or mapped ones.
     ///
     /// # Errors
     /// As [`forward_with`](Self::forward_with); [`OperandError::HostContext`] on a host context,
-    /// [`OperandError::SharedBuffer`] if `y` lies in the buffer of another operand. After an error
-    /// nothing has been recorded.
+    /// [`OperandError::SharedBuffer`] if `y` lies in the buffer of another operand, or
+    /// [`OperandError::Overlap`] with a part of x. After an error nothing has been recorded.
     #[cfg(feature = "gpu")]
     fn record<'a>(
         &self,

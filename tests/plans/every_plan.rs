@@ -90,11 +90,17 @@ fn check(
             (stage.task.param_base[2], Role::Gradient, 0),
         ] {
             let at = stage.kernel.bindings().iter().position(|(bound, _)| *bound == role);
-            let bound = at.filter(|&at| stage.operands[at] != Operand::Absent);
+            let shared = o.shared && matches!(role, Role::X | Role::Y);
+            prop_assert!(
+                !shared || (stage.operands[at.unwrap()] == Operand::Absent) == (role == Role::X)
+            );
+            let bound = at.filter(|&at| shared || stage.operands[at] != Operand::Absent);
             let Some(at) = bound else { continue };
             let offset = if stage.operands[at] == Operand::Gradient { 0 } else { offset };
             let begin = offset + u64::from(window.first) * size;
-            let binding = begin - begin % caps.offset_alignment;
+            let first = if shared { offsets.x.min(offsets.y) } else { offset };
+            let first = first + u64::from(window.first) * size;
+            let binding = first - first % caps.offset_alignment;
             prop_assert!(begin - binding + u64::from(window.len) * size <= caps.max_binding);
             // The binding's element 0 is the operand's element `-base`.
             let element = window.first.wrapping_add(base);
@@ -184,10 +190,14 @@ proptest! {
         let (x, y) = (offsets.0 * 4, offsets.1 * 4);
         let offsets = Offsets { x, y, dy: x, ..Offsets::default() };
         let wants = Wants { weight: true, bias: true, ..Wants::default() };
-        for plan in [
-            Plan::forward(&problem, &caps, &offsets, Keep::Nothing),
-            Plan::forward(&problem, &caps, &offsets, Keep::Moments),
-            Plan::backward(&problem, &caps, &offsets, wants),
+        let in_place = Offsets { y: x, shared: true, ..offsets };
+        let beside = Offsets { shared: true, ..offsets };
+        for (plan, offsets) in [
+            (Plan::forward(&problem, &caps, &offsets, Keep::Nothing), offsets),
+            (Plan::forward(&problem, &caps, &offsets, Keep::Moments), offsets),
+            (Plan::forward(&problem, &caps, &in_place, Keep::Nothing), in_place),
+            (Plan::forward(&problem, &caps, &beside, Keep::Nothing), beside),
+            (Plan::backward(&problem, &caps, &offsets, wants), offsets),
         ] {
             match plan {
                 Ok(plan) => check(plan, &caps, &offsets, &problem)?,

@@ -134,6 +134,7 @@ pub fn flags(&(kernel, _, o): &Variant) -> (Kernel, Overrides) {
 pub static ALL: LazyLock<BTreeSet<Variant>> = LazyLock::new(|| {
     let mut variants = BTreeSet::new();
     layouts(&mut variants);
+    in_place(&mut variants);
     tunings(&mut variants);
     combinations(&mut variants);
     for lanes in LANES {
@@ -206,6 +207,18 @@ fn tunings(variants: &mut BTreeSet<Variant>) {
             let caps = Caps { tuning, ..caps(1024, 128 << 20) };
             let problem = problem(view(kind, [2, c, s]), DType::F32, 0b1000_1011, None);
             collect(&problem, &caps, &Offsets::default(), variants);
+        }
+    }
+}
+
+/// What x in y's buffer adds.
+fn in_place(variants: &mut BTreeSet<Variant>) {
+    let offsets = Offsets { shared: true, ..Offsets::default() };
+    let lengths = (0..18).flat_map(|i| [(1u32 << i) - 1, 1 << i]).filter(|s| *s > 0);
+    for (s, kind) in lengths.flat_map(|s| (0..VIEWS).map(move |kind| (s, kind))) {
+        for dtype in DTYPES {
+            let problem = problem(view(kind, [2, 3, s]), dtype, 0b1000_1011, None);
+            collect(&problem, &caps(256, 128 << 20), &offsets, variants);
         }
     }
 }

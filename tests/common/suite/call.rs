@@ -87,7 +87,7 @@ pub fn run(context: &Context, case: &Case, data: &Data) -> Result<Outcome, Error
     })
 }
 
-/// The output of a fresh layer that saves nothing.
+/// The output of a fresh layer that saves nothing; in place of every other case's input.
 pub fn forward(context: &Context, case: &Case, data: &Data) -> Result<Vec<f64>, Error> {
     let x = case.tensor(context, &data.x)?;
     let extras = extras(context, case, data)?;
@@ -103,6 +103,11 @@ pub fn forward(context: &Context, case: &Case, data: &Data) -> Result<Vec<f64>, 
         Family::Bank(styles) => {
             let blend = blend(context, case, data)?;
             case.bank(context, data, styles)?.forward_blend_with(context, &x, &blend, &extras)?
+        }
+        _ if case.seed % 2 == 1 => {
+            let mut x = x;
+            case.layer(context, data)?.forward_in_place(context, &mut x, &extras, case.mode)?;
+            x
         }
         _ => case.layer(context, data)?.forward_with(context, &x, &extras, case.mode)?,
     };
