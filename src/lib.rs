@@ -43,7 +43,7 @@
 //! | one value per statistic | an error unless [`OneValue::Bias`] |
 //! | wrong number of channels | always an error |
 //! | empty input | empty output; running statistics stay |
-//! | input and output | never share a buffer |
+//! | input and output | may be at the same place, or apart in one buffer |
 //!
 //! # Features
 //!
@@ -71,6 +71,7 @@ mod mask;
 mod ops;
 pub mod plan;
 mod problem;
+mod resilient;
 mod state_dict;
 mod statistics;
 mod tensor;
@@ -100,6 +101,7 @@ pub use layers::{
 };
 pub use mask::Mask;
 pub use problem::{Activation, Estimator, Mode, Momentum, Problem, RunningUpdate, StatSource};
+pub use resilient::{LayerState, OnLoss, Portable, Resilient};
 #[cfg(feature = "safetensors")]
 pub use state_dict::OtherTensor;
 pub use state_dict::{LoadOptions, LoadReport, Mismatch, Names, StateDict, StateValue};

@@ -110,13 +110,13 @@ impl Readback {
     fn finish(self, mapped: Option<Mapped>) -> Result<Vec<u8>, RunError> {
         match mapped {
             Some(Ok(())) => {}
-            Some(Err(error)) => {
+            // Of a buffer of our own, which nobody destroys, only a device that is gone is no answer. Whoever
+            // polls may be told so before the loss itself is.
+            other => {
                 self.gpu.device.check()?;
-                return Err(RunError::Readback { reason: error.to_string() });
-            }
-            None => {
-                self.gpu.device.check()?;
-                return Err(RunError::DeviceLost { reason: "no answer to a map request".into() });
+                let error = other.and_then(Result::err).map(|error| error.to_string());
+                let reason = error.unwrap_or_else(|| "no answer to a map request".into());
+                return Err(RunError::DeviceLost { reason });
             }
         }
         let view = self

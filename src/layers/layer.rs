@@ -68,6 +68,26 @@ macro_rules! layer {
             }
         }
 
+        impl $(<const $d: usize>)? $crate::Portable for $layer {
+            type State = $crate::LayerState;
+
+            async fn save(&self) -> Result<$crate::LayerState, $crate::Error> {
+                Ok($crate::LayerState(self.parameters.snapshot().await?))
+            }
+
+            fn restore(
+                &self,
+                state: &$crate::LayerState,
+                context: &$crate::Context,
+            ) -> Result<Self, $crate::Error> {
+                self.rebuild(state.0.clone(), context, self.parameters.dtype())
+            }
+
+            fn is_changed_by_calls(&self) -> bool {
+                self.parameters.running().is_ok()
+            }
+        }
+
         /// Parameters are set and read directly on the layer.
         impl $(<const $d: usize>)? std::ops::Deref for $layer {
             type Target = $crate::Parameters;

@@ -62,6 +62,7 @@ impl Blueprint {
 }
 
 /// A layer's values on the host, in the element types they are stored with.
+#[derive(Clone)]
 pub(crate) struct Snapshot {
     /// `weight` and `bias`.
     pub affine: [Option<Tensor<'static>>; 2],
