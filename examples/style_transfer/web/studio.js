@@ -37,11 +37,14 @@ export class Studio extends EventTarget {
       this.#waiting?.reject(new Superseded());
       this.#waiting = job;
       if (!this.#running) return this.#next();
-      // The processor cannot be interrupted, its worker can; a GPU is done soon, and its worker worth keeping.
+      // The processor cannot be interrupted, its worker can. A GPU is done soon and its worker worth keeping: that
+      // one only stops to wait for the network.
       if (this.backend.backend === "host") {
         this.#worker.terminate();
         this.#start();
         this.#settle((job) => job.reject(new Superseded()));
+      } else {
+        this.#worker.postMessage({ type: "leave" });
       }
     });
   }

@@ -671,6 +671,26 @@ test("a_style_that_comes_slowly", () =>
     check(!(await status(page)).includes("Fetching"), await status(page));
   }, fake({})));
 
+test("a_style_that_never_comes_holds_nothing_up", () =>
+  visit(async (page) => {
+    await painted(page);
+    let asked = 0;
+    await page.context().route("**/styles/ink.safetensors", () => (asked += 1)); // no answer
+    await page.check("input[value=ink]", { force: true });
+    await says(page, "Fetching the style “ink” …");
+    await bring(page, FLOWER, "flower.png");
+    await hangs(page, "flower");
+    equal(asked, 1, "times the style was asked for, for two pictures");
+    page.setDefaultTimeout(3000);
+    await page.check("input[value=glass]", { force: true });
+    await painted(page);
+    equal(await page.textContent("#in-style"), "glass", "the placard");
+    await page.context().unroute("**/styles/ink.safetensors");
+    await page.check("input[value=ink]", { force: true });
+    await painted(page);
+    equal(await page.textContent("#in-style"), "ink", "the placard, in the end");
+  }, fake({})));
+
 // --- pictures in and out
 
 test("paste", () =>
