@@ -41,6 +41,7 @@ let refused = Infinity;
 let told;
 
 const state = (name) => (document.documentElement.dataset.state = name);
+const isLive = () => document.documentElement.dataset.state === "live";
 const chosenStyle = () => $("desk").elements.style.value;
 const times = (width, height) => `${width} × ${height}`;
 const ms = (n) => (n < 10 ? n.toFixed(1) : n < 10_000 ? Math.round(n) : `${(n / 1000).toFixed(1)} s`);
@@ -60,6 +61,12 @@ function tell() {
 /** Keeps words for the next that are said; a device may be lost twice. */
 function note(words) {
   if (!news.includes(words)) news.push(words);
+}
+
+/** What happened to the back end. A film is told of at its start and end only: it hears at once. */
+function announce(words) {
+  note(words);
+  if (isLive()) tell();
 }
 
 /** Something that is not to be had: what hangs stays, and what is under way goes on. */
@@ -94,7 +101,7 @@ function longest() {
 /** That the picture was scaled, and why. */
 function scaled() {
   const { full, pixels } = picture ?? {};
-  if (!full || !studio.backend || document.documentElement.dataset.state === "live") return "";
+  if (!full || !studio.backend || isLive()) return "";
   const size = times(pixels.width, pixels.height);
   const who = studio.backend.backend === "gpu" ? "the GPU" : "the processor";
   return size === full ? "" : `Scaled from ${full} to ${size}, the most that ${who} paints here.`;
@@ -258,7 +265,7 @@ studio.addEventListener("opened", ({ detail }) => {
   introduce(detail);
   const { fallback } = detail;
   // A worker that replaces another finds the same.
-  if (fallback && fallback !== told) note(FALLBACKS[(told = fallback)]);
+  if (fallback && fallback !== told) announce(FALLBACKS[(told = fallback)]);
   if (document.documentElement.dataset.state === "starting") state("painting");
 });
 studio.addEventListener("reopened", ({ detail }) => {
@@ -266,11 +273,11 @@ studio.addEventListener("reopened", ({ detail }) => {
   const { backend, fallback } = detail;
   const why = LOSSES[fallback] ?? fallback;
   const how = backend === "gpu" ? "It was opened again and went on." : `The processor goes on, more slowly: ${why}.`;
-  note(`The graphics device was lost. ${how}`);
+  announce(`The graphics device was lost. ${how}`);
 });
 studio.addEventListener("crashed", ({ detail }) => {
   const how = studio.backend?.backend === "gpu" ? "the processor goes on, more slowly" : "it was started again";
-  note(`Painting broke off (${detail.message}); ${how}.`);
+  announce(`Painting broke off (${detail.message}); ${how}.`);
 });
 
 /** Reads a picture and shows it, unless something else is asked for meanwhile. */
@@ -321,7 +328,7 @@ $("file").addEventListener("change", ({ target }) => {
   if (target.files[0]) bring(target.files[0]);
   target.value = ""; // the same file may be chosen again
 });
-$("styles").addEventListener("change", () => camera.on || (picture && paint()));
+$("styles").addEventListener("change", () => (isLive() ? studio.leave() : picture && paint()));
 $("retry").addEventListener("click", () => again());
 $("desk").addEventListener("submit", (event) => event.preventDefault());
 
@@ -383,6 +390,7 @@ $("snap").addEventListener("click", () => {
 camera.onclose = stopCamera;
 
 function stopCamera() {
+  if (isLive()) studio.leave();
   camera.close();
   $("camera").textContent = "Camera";
   $("choose").hidden = false;
@@ -413,6 +421,7 @@ async function film() {
       report(painting);
     } catch (error) {
       if (!camera.on || error instanceof Superseded) break;
+      if (error.code === "left") continue; // another style is wanted
       stopCamera();
       return explain(error);
     }
@@ -427,7 +436,7 @@ async function film() {
       if (pace > SLOW_FRAME_MS && step + 1 < FILM_SIDES.length) [step, frames] = [step + 1, 0];
     }
   }
-  if (document.documentElement.dataset.state !== "live") return;
+  if (!isLive()) return;
   doing = `The camera is off; ${painted?.name === "Camera" ? "its last frame" : "the picture"} stays.`;
   tell();
   doing = "";

@@ -44,9 +44,14 @@ export class Studio extends EventTarget {
         this.#start();
         this.#settle((job) => job.reject(new Superseded()));
       } else {
-        this.#worker.postMessage({ type: "leave" });
+        this.leave();
       }
     });
+  }
+
+  /** The painting under way fails with "left" if it waits for the network; otherwise it goes on. */
+  leave() {
+    this.#worker.postMessage({ type: "leave" });
   }
 
   /** For tests, where the page was opened with `fault`. */

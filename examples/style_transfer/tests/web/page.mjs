@@ -869,6 +869,45 @@ test("camera_closed_while_the_browser_asks", () =>
     { kind: "camera", permissions: ["camera"] },
   ));
 
+test("camera_and_a_style_that_never_comes", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      await page.context().route("**/styles/ink.safetensors", () => {}); // no answer
+      page.setDefaultTimeout(3000);
+      const asked = page.waitForRequest("**/styles/ink.safetensors");
+      await page.check("input[value=ink]", { force: true });
+      await asked;
+      await page.check("input[value=glass]", { force: true });
+      await page.evaluate(() => (document.querySelector("#time").textContent = ""));
+      await page.waitForFunction(() => document.querySelector("#time").textContent);
+      await page.check("input[value=ink]", { force: true });
+      await page.waitForTimeout(200);
+      await page.click("#camera");
+      await state(page, "painted");
+    },
+    { ...fake({}), kind: "camera", query: "?backend=gpu", permissions: ["camera"] },
+  ));
+
+test("camera_and_a_device_that_is_lost", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      page.setDefaultTimeout(3000);
+      await says(page, "The graphics device was lost. It was opened again and went on.");
+      equal(await page.getAttribute("html", "data-state"), "live", "the page");
+    },
+    {
+      ...fake({ stylize: `self.frames = (self.frames ?? 0) + 1; if (self.frames === 5) { ${LOST} }` }),
+      kind: "camera",
+      permissions: ["camera"],
+    },
+  ));
+
 for (const [what, kind, words] of [
   ["refused", "shy", "The camera was not allowed"],
   ["missing", "software", "No camera was found"],
