@@ -33,7 +33,7 @@ let reading;
 let doing = "";
 /** What happened since the last painting was asked for, and belongs beside its time. */
 let news = [];
-/** What "Try again" tries. */
+/** What did not work and can be tried again: `{ words, retry }`. */
 let again;
 /** The longest side that the device took, where it refused more. */
 let refused = Infinity;
@@ -71,6 +71,8 @@ function announce(words) {
 
 /** Something that is not to be had: what hangs stays, and what is under way goes on. */
 function complain(words) {
+  // What can be tried again still can, and is still told.
+  if (again) return say(words, again.words);
   if (!doing) return fail(words);
   note(words);
   tell();
@@ -81,9 +83,16 @@ function fail(words, retry) {
   doing = "";
   state("failed");
   say(words, ...news.splice(0));
-  again = retry;
+  again = retry && { words, retry };
   if (retry) $("retry").hidden = false;
   else retire("retry", "hidden", "status");
+}
+
+/** Something new is under way: what failed before is past. */
+function begin(name) {
+  state(name);
+  again = undefined;
+  retire("retry", "hidden", "status");
 }
 
 /** Hides or disables an element. The focus would be lost with it: it goes elsewhere. */
@@ -134,8 +143,7 @@ async function paint() {
   const { name } = picture;
   const style = chosenStyle();
   caption(style);
-  state(studio.backend ? "painting" : "starting");
-  retire("retry", "hidden", "status");
+  begin(studio.backend ? "painting" : "starting");
   $("progress").removeAttribute("value");
   doing = studio.backend ? "Painting …" : "Getting ready …";
   tell();
@@ -159,8 +167,7 @@ async function paint() {
     view.unveil(new ImageData(painting.pixels, painting.width, painting.height));
     painted = { name, style };
     view.title = `${name}, painted in the style ${style}`;
-    report(painting);
-    doing = `Painted in ${duration(painting.total)}.`;
+    doing = `Painted in ${report(painting)}.`;
     tell();
     doing = "";
     news = [];
@@ -192,6 +199,7 @@ function explain(error) {
     "no-gpu": `No WebGPU device here: ${error.message}. Without “backend=gpu” in the address the processor paints.`,
     crashed: `Painting broke off: ${error.message}.`,
     unreachable: `A part of this page could not be loaded (${error.message}). Is the network there?`,
+    incomplete: `The program that paints did not arrive whole (${error.message}). Is the network there?`,
     unsupported: `This browser cannot run the program that paints (${error.message}). A newer one can.`,
   };
   fail(words[error.code] ?? `This did not work: ${error.message}.`, error.code === "no-gpu" ? undefined : paint);
@@ -206,6 +214,7 @@ function caption(style) {
   $("size").textContent = times(picture.pixels.width, picture.pixels.height);
 }
 
+/** Tells of a painting's times; returns how long it took, without what was made ready for it. */
 function report({ stages, times: { fetch, prepare, readback }, total }) {
   const painted = stages.reduce((sum, stage) => sum + stage.ms, 0) + readback;
   $("prepared").textContent = duration(total - painted);
@@ -232,6 +241,7 @@ function report({ stages, times: { fetch, prepare, readback }, total }) {
     return row;
   };
   $("stages").replaceChildren(...rows.map(row));
+  return duration(painted);
 }
 
 /** Why the processor paints from the start. */
@@ -283,7 +293,8 @@ studio.addEventListener("crashed", ({ detail }) => {
 /** Reads a picture and shows it, unless something else is asked for meanwhile. */
 async function take(blob, name, credit) {
   const wish = ++wishes;
-  stopCamera();
+  // A film goes on until the picture is there: it may be none.
+  if (camera.isOpening) stopCamera();
   reading = wish;
   setTimeout(() => reading === wish && wish === wishes && tell(), SLOW_READING_MS);
   let found;
@@ -296,6 +307,7 @@ async function take(blob, name, credit) {
   }
   if (wish !== wishes) return;
   reading = undefined;
+  stopCamera();
   show(found, name, credit);
 }
 
@@ -312,9 +324,8 @@ async function bring(file) {
 }
 
 async function showExample() {
-  state("starting");
+  begin("starting");
   say("Getting ready …");
-  retire("retry", "hidden", "status");
   const fetched = fetch("astronaut.jpg").then((response) => (response.ok ? response.blob() : Promise.reject()));
   try {
     await take(fetched, "Astronaut", "after a photograph by NASA, public domain");
@@ -329,7 +340,7 @@ $("file").addEventListener("change", ({ target }) => {
   target.value = ""; // the same file may be chosen again
 });
 $("styles").addEventListener("change", () => (isLive() ? studio.leave() : picture && paint()));
-$("retry").addEventListener("click", () => again());
+$("retry").addEventListener("click", () => again.retry());
 $("desk").addEventListener("submit", (event) => event.preventDefault());
 
 $("strength").addEventListener("input", ({ target }) => {
@@ -384,6 +395,7 @@ $("camera").addEventListener("click", async () => {
 $("snap").addEventListener("click", () => {
   const { videoWidth: width, videoHeight: height } = camera.video;
   const pixels = pixelsOf(camera.video, longest());
+  wishes++;
   stopCamera();
   show({ pixels, width, height }, "Snapshot");
 });
@@ -401,8 +413,7 @@ function stopCamera() {
 /** Paints frame after frame until the camera is closed. */
 async function film() {
   view.rest();
-  state("live");
-  retire("retry", "hidden", "status");
+  begin("live");
   doing = "Live. Painting small pictures, so that they come fast; the one you take is painted in full.";
   tell();
   let [step, frames, pace] = [0, 0, 0];

@@ -203,6 +203,8 @@ test("first_picture_within_5_s", () =>
       check(shift < 0.005, `the layout shifted by ${shift}`);
       equal(await page.getAttribute("html", "data-backend"), "host", "software is not preferred");
       check((await status(page)).includes("software only"), `no reason told: ${await status(page)}`);
+      const time = await page.textContent("#time");
+      check((await status(page)).startsWith(`Painted in ${time}.`), `${await status(page)}; the placard: ${time}`);
       equal(await page.locator("#stages tr").count(), 19, "rows of milliseconds");
     },
     {
@@ -471,6 +473,34 @@ test("the_module_is_missing", () =>
     { before: (page) => page.route("**/*.wasm", (route) => route.fulfill({ status: 404 })), allow: /404/ },
   ));
 
+for (const [what, validate, words] of [
+  ["is_cut_off", "", "did not arrive whole"],
+  ["has_instructions_that_the_browser_lacks", "WebAssembly.validate = () => false;", "A newer one can."],
+]) {
+  test(`the_module_${what}`, () =>
+    visit(
+      async (page) => {
+        await state(page, "failed");
+        check((await status(page)).includes(words), await status(page));
+        await page.unroute("**/*.wasm");
+        await page.click("#retry");
+        await painted(page);
+      },
+      {
+        before: async (page) => {
+          await page.route("**/*.wasm", async (route) => {
+            const response = await route.fetch();
+            await route.fulfill({ response, body: (await response.body()).subarray(0, 9000) });
+          });
+          await page.route("**/worker.js", async (route) => {
+            const response = await route.fetch();
+            await route.fulfill({ response, body: (await response.text()) + validate });
+          });
+        },
+      },
+    ));
+}
+
 test("the_reader_is_missing", () =>
   visit(
     async (page) => {
@@ -638,6 +668,9 @@ test("a_style_that_does_not_come", () =>
       check((await status(page)).includes("“ink” could not be fetched"), await status(page));
       check(!differs(await pixels(page), reference("glass")), "the picture on the wall changed");
       await page.context().unroute("**/styles/ink.safetensors", gone);
+      await bring(page, Buffer.from("no picture"), "holiday.png");
+      await says(page, "“holiday.png” is no picture");
+      check((await status(page)).includes("“ink” could not be fetched"), "what “Try again” tries is not told");
       await page.click("#retry");
       await painted(page);
       same(await pixels(page), reference("ink"), "tried again");
@@ -889,6 +922,23 @@ test("camera_and_a_style_that_never_comes", () =>
       await state(page, "painted");
     },
     { ...fake({}), kind: "camera", query: "?backend=gpu", permissions: ["camera"] },
+  ));
+
+test("camera_and_files", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      await bring(page, Buffer.from("no picture"), "holiday.png");
+      await says(page, "“holiday.png” is no picture");
+      const filming = () => page.evaluate(() => document.querySelector("#video").srcObject !== null);
+      equal(await page.getAttribute("html", "data-state"), "live", "the page");
+      check(await filming(), "a file that is no picture ended the camera");
+      await paintFlower(page);
+      check(!(await filming()), "a picture did not end the camera");
+    },
+    { ...fake({}), kind: "camera", permissions: ["camera"] },
   ));
 
 test("camera_and_a_device_that_is_lost", () =>
