@@ -308,6 +308,7 @@ async function take(blob, name, credit) {
   if (wish !== wishes) return;
   reading = undefined;
   stopCamera();
+  if (found.flaw) note(found.flaw);
   show(found, name, credit);
 }
 

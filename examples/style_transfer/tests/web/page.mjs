@@ -648,6 +648,40 @@ test("too_large_is_scaled_and_told", () =>
     equal(`${width}x${height}`, "1024x256", "painting");
   }));
 
+test("a_file_that_is_cut_off_is_painted_and_told", () =>
+  visit(async (page) => {
+    await painted(page);
+    const draw = "for (let i = 0; i < 400; i++) context.fillRect((i * 37) % 400, i, 9, 9);";
+    const film = Buffer.from("as cameras append");
+    for (const kind of ["png", "jpeg", "webp"]) {
+      const whole = await made(page, 400, 400, draw, `image/${kind}`);
+      for (const [what, bytes, cut] of [
+        ["whole", whole, false],
+        ["long", Buffer.concat([whole, film]), false],
+        ["short", whole.subarray(0, whole.length * 0.9), true],
+      ]) {
+        if (what + kind === "shortwebp") continue; // nothing of it is decoded
+        await bring(page, bytes, `${what}-${kind}.${kind}`);
+        await hangs(page, `${what}-${kind}`);
+        await painted(page);
+        equal((await status(page)).includes("The file is cut off"), cut, `${what} ${kind} is told to be cut off`);
+      }
+    }
+    await bring(page, FLOWER.subarray(0, 20), "flower.png");
+    await says(page, "“flower.png” is cut off, and too little of it is there to be painted.");
+  }, fake({})));
+
+test("more_pixels_than_the_browser_opens", () =>
+  visit(async (page) => {
+    await painted(page);
+    // The size is there, and an end; what is between would take a browser's memory.
+    const large = png(8, 8);
+    large.writeUInt32BE(33_000, 16);
+    large.writeUInt32BE(33_000, 20);
+    await bring(page, large, "large.png");
+    await says(page, "“large.png” has 33000 × 33000 pixels, more than this browser can open");
+  }, fake({})));
+
 test("too_small_is_told", () =>
   visit(async (page) => {
     await painted(page);
