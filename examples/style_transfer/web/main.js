@@ -16,8 +16,9 @@ const SLOW_READING_MS = 200;
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const preference = ["gpu", "host"].includes(query.get("backend")) ? query.get("backend") : "auto";
+const chosenStyle = () => $("desk").elements.style.value;
 
-const studio = new Studio({ preference, fault: query.has("fault") });
+const studio = new Studio({ preference, style: chosenStyle, fault: query.has("fault") });
 const view = new View();
 const camera = new Camera();
 
@@ -42,7 +43,6 @@ let told;
 
 const state = (name) => (document.documentElement.dataset.state = name);
 const isLive = () => document.documentElement.dataset.state === "live";
-const chosenStyle = () => $("desk").elements.style.value;
 const times = (width, height) => `${width} × ${height}`;
 const ms = (n) => (n < 10 ? n.toFixed(1) : n < 10_000 ? Math.round(n) : `${(n / 1000).toFixed(1)} s`);
 const duration = (n) => (n < 10_000 ? `${ms(n)} ms` : ms(n));

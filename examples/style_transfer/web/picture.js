@@ -6,6 +6,9 @@ export const SMALLEST_SIDE = 5;
 const SURELY_OPENED = 4096 * 4096;
 /** Drawings have no pixels: the longer side in which they are drawn. */
 const DRAWN = 1024;
+/** Drawings are drawn by the page itself, which stands still meanwhile: what is drawn within seconds. */
+const MOST_PARTS = 100_000;
+const MOST_BYTES = 10_000_000;
 
 /** A picture that cannot be used; the message is for people. */
 export class PictureError extends Error {}
@@ -43,6 +46,9 @@ async function readHere(blob, longest, known) {
   const isDrawing = blob.type === "image/svg+xml" || /\.svg$/i.test(blob.name);
   const url = URL.createObjectURL(isDrawing ? new Blob([blob], { type: "image/svg+xml" }) : blob);
   try {
+    if (isDrawing && (blob.size > MOST_BYTES || parts(await blob.text()) > MOST_PARTS)) {
+      throw new PictureError(`“${blob.name}” is too large a drawing for this page. Save it as a PNG and choose that.`);
+    }
     const image = new Image();
     image.src = url;
     await image.decode();
@@ -58,6 +64,23 @@ async function readHere(blob, longest, known) {
   } finally {
     URL.revokeObjectURL(url);
   }
+}
+
+/** How many elements a drawing shows. With `<use>` inside of what is used, a small file may show billions. */
+function parts(text) {
+  const counted = new Map();
+  const count = (element) => {
+    if (!element) return 0;
+    if (!counted.has(element)) {
+      counted.set(element, 0); // a circle is not drawn
+      const name = element.localName === "use" && (element.getAttribute("href") ?? element.getAttribute("xlink:href"));
+      const used = name ? count(drawing.getElementById(name.slice(1))) : 0;
+      counted.set(element, [...element.children].reduce((sum, child) => sum + count(child), 1 + used));
+    }
+    return counted.get(element);
+  };
+  const drawing = new DOMParser().parseFromString(text, "image/svg+xml");
+  return count(drawing.documentElement);
 }
 
 function unreadable({ name, type }, { width, height, whole } = {}) {

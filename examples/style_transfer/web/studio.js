@@ -20,6 +20,7 @@ export class Studio extends EventTarget {
   /** What the worker said last of its back end, once it did. */
   backend;
 
+  /** `style()` is the style that will be asked for first, most likely. */
   constructor(options) {
     super();
     this.#options = options;
@@ -68,7 +69,8 @@ export class Studio extends EventTarget {
     worker.onmessage = current(({ data }) => this.#hear(data));
     // Without a message it did not even load.
     worker.onerror = current(({ message }) => this.#crashed(message ?? "its worker did not start", Boolean(message)));
-    worker.postMessage({ type: "open", module: this.#module, ...this.#options });
+    const { style, ...options } = this.#options;
+    worker.postMessage({ type: "open", module: this.#module, style: style(), ...options });
   }
 
   #next() {

@@ -31,6 +31,7 @@ onmessage = ({ data }) => {
 
 async function open(request) {
   preference = request.preference;
+  download = startDownload(request.style); // beside the module
   if (request.fault && self.GPUAdapter) keepDevices();
   try {
     const module = request.module ?? (await compile());

@@ -738,6 +738,17 @@ test("a_style_that_comes_slowly", () =>
     check(!(await status(page)).includes("Fetching"), await status(page));
   }, fake({})));
 
+test("the_style_is_fetched_beside_the_program", () => {
+  let release;
+  const asked = new Promise((resolve) => (release = resolve));
+  return visit(painted, {
+    before: async (page) => {
+      await page.route("**/styles/glass.safetensors", (route) => (release(), route.continue()));
+      await page.route("**/*.wasm", async (route) => (await asked, route.continue()));
+    },
+  });
+});
+
 test("a_style_that_never_comes_holds_nothing_up", () =>
   visit(async (page) => {
     await painted(page);
@@ -818,6 +829,21 @@ test("drawings_are_drawn_and_fetch_nothing", () =>
     equal(`${width}x${height}`, "1024x512", "size");
     equal([rgba.readUInt32BE(4 * 500), rgba.readUInt32BE(4 * 524)].join(), [0x0000ffff, 0xffffffff].join(), "colours");
     check(!asked.some((address) => address.includes("secret")), `asked for ${asked}`);
+  }, fake({})));
+
+test("a_drawing_of_too_many_parts", () =>
+  visit(async (page) => {
+    await painted(page);
+    // Each level shows the one before four times: with all ten a million parts, which take seconds.
+    const level = (_, at) => `<g id="a${at + 1}">${`<use href="#a${at}" x="1"/>`.repeat(4)}</g>`;
+    const drawing = (levels) => `<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20">
+      <defs><rect id="a0" width="9" height="9"/>${Array.from({ length: levels }, level).join("")}</defs>
+      <use href="#a${levels}"/></svg>`;
+    await bring(page, drawing(3), "few.svg");
+    await hangs(page, "few");
+    await painted(page);
+    await bring(page, drawing(10), "many.svg");
+    await says(page, "“many.svg” is too large a drawing for this page");
   }, fake({})));
 
 test("strength_blends_and_download_saves_it", () =>
