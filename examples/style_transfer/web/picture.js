@@ -24,7 +24,7 @@ export async function read(blob, longest) {
   reader?.terminate();
   const { known, found } = await readApart(blob, longest);
   const picture = found ?? (await readHere(blob, longest, known));
-  return known?.whole === false ? { ...picture, flaw: "The file is cut off; what there is of it was painted." } : picture;
+  return known?.whole === false ? { ...picture, flaw: "The file is cut off; what there is of it is painted." } : picture;
 }
 
 /**
