@@ -221,6 +221,7 @@ test("first_picture_within_5_s", () =>
 for (const style of STYLES) {
   test(`host/${style}__flower_128x128`, () =>
     visit(async (page) => {
+      await page.waitForSelector("html[data-state]", { state: "attached" }); // it listens
       await page.check(`input[value=${style}]`, { force: true });
       await paintFlower(page);
       same(await pixels(page), reference(style), style);
