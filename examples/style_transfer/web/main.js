@@ -299,7 +299,9 @@ async function take(blob, name, credit) {
   setTimeout(() => reading === wish && wish === wishes && tell(), SLOW_READING_MS);
   let found;
   try {
-    found = await read(await blob, longest());
+    const file = await blob;
+    if (wish !== wishes) return; // to read this one would end the reading of the later one
+    found = await read(file, longest());
   } catch (error) {
     if (wish !== wishes) return;
     reading = undefined;

@@ -288,6 +288,29 @@ test("the_latest_picture_wins", () =>
     same(await pixels(page), reference("glass"), "the painting");
   }));
 
+test("the_example_comes_while_a_picture_is_read", () => {
+  let release;
+  const wanted = new Promise((resolve) => (release = resolve));
+  const options = fake({});
+  return visit(
+    async (page) => {
+      page.setDefaultTimeout(10_000);
+      await state(page, "starting");
+      await bring(page, png(12_000, 9000), "large.png");
+      release();
+      await hangs(page, "large");
+      await painted(page);
+    },
+    {
+      ...options,
+      before: async (page) => {
+        await options.before(page);
+        await page.route("**/astronaut.jpg", async (route) => (await wanted, route.continue()));
+      },
+    },
+  );
+});
+
 /** Notes from now on for how long the page did not answer. */
 const watch = (page) =>
   page.evaluate(() => {
