@@ -69,7 +69,10 @@ impl<'a> Operands<'a> {
     /// The groups of calls that may yet turn out to have spoiled what a call reads, or the error that has.
     #[cfg(target_arch = "wasm32")]
     pub fn doubts(&self, gpu: &Gpu, call: &Call) -> Result<Spans, RunError> {
-        let read = self.list.iter().filter(|(operand, _)| !call.written.contains(operand));
+        let read = self.list.iter().filter(|(operand, _)| match operand {
+            Operand::WeightOut | Operand::BiasOut => call.accumulates,
+            _ => !call.written.contains(operand),
+        });
         let running = self.running.into_iter().flat_map(|(stats, steps)| [stats, steps]);
         let read: SmallVec<[_; 12]> = read.map(|(_, data)| *data).chain(running).collect();
         gpu.doubts(&read)
@@ -160,6 +163,9 @@ pub(crate) struct Call {
     steps: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
     #[cfg(target_arch = "wasm32")]
     written: SmallVec<[Operand; 4]>,
+    /// Whether parameters' gradients are added to what is there.
+    #[cfg(target_arch = "wasm32")]
+    accumulates: bool,
     /// Errors of the browser's before it was prepared.
     #[cfg(target_arch = "wasm32")]
     faulted: u64,
@@ -368,6 +374,8 @@ impl Gpu {
             steps,
             #[cfg(target_arch = "wasm32")]
             written: all_written,
+            #[cfg(target_arch = "wasm32")]
+            accumulates: plan.stages.iter().any(|stage| stage.overrides.accumulate),
             #[cfg(target_arch = "wasm32")]
             faulted: self.device.reports.faulted(),
         })
