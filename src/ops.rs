@@ -1,7 +1,7 @@
 //! The operations behind the layers: operands are checked here, then the GPU or the host works.
 
 #[cfg(feature = "gpu")]
-use crate::gpu::{self, CallCache, Gpu};
+use crate::gpu::{self, CallCache, Gpu, GpuData};
 use crate::host::{self, HostRunning};
 use crate::layers::{Extras, Grads, Saved};
 use crate::problem::{Estimator, Problem, StatSource};
@@ -20,8 +20,8 @@ pub(crate) enum Running {
     /// `running_mean` then `running_var` in one buffer, and the count of steps in another.
     #[cfg(feature = "gpu")]
     Gpu {
-        stats: wgpu::Buffer,
-        tracked: wgpu::Buffer,
+        stats: GpuData,
+        tracked: GpuData,
     },
 }
 

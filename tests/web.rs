@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test, wasm_bindgen_test_configure};
 use wgnorm::plan::{Access, Kernel};
 use wgnorm::{
-    Backend, Context, ContextOptions, Error, Extras, InstanceNorm2d, Mode, NormLayer, Preference,
-    RunError, Tensor,
+    Backend, BatchNorm1d, Context, ContextOptions, Error, Extras, InstanceNorm2d, LoadOptions,
+    Mode, NormLayer, Preference, RunError, Tensor,
 };
 
 wasm_bindgen_test_configure!(run_in_browser);
@@ -223,6 +223,105 @@ async fn gpu_errors_reach_those_they_concern_and_nobody_else() {
             assert!(off < 1e-5, "{method} {label}: {off}");
         }
     }
+}
+
+/// Makes the next call of a method on `class` fail whose first argument has a label that starts so: arguments `a` are
+/// changed first.
+fn spoil(class: &str, method: &str, label: &str, change: &str) {
+    let patch = format!(
+        "const proto = {class}.prototype, call = proto.{method};
+        proto.{method} = function (...a) {{
+            if (String(a[0].label).startsWith('{label}')) {{ proto.{method} = call; {change}; }}
+            return call.apply(this, a);
+        }};"
+    );
+    js_sys::eval(&format!("(() => {{ {patch} }})()")).expect("the patch");
+}
+
+fn is_refused<T>(read: &Result<T, Error>) -> bool {
+    matches!(read, Err(Error::Run(RunError::Rejected { .. })))
+}
+
+#[wasm_bindgen_test]
+async fn gpu_memory_that_was_not_written_is_told() {
+    for pooled in [false, true] {
+        let context = fresh_gpu().await;
+        let upload = |values: &[f32; 2]| {
+            Tensor::from_slice([2], values).expect("a tensor").to_context(&context).expect("a call")
+        };
+        if pooled {
+            assert_eq!(upload(&[1.0, 2.0]).to_vec().await, Ok(vec![1.0, 2.0]));
+        }
+        spoil("GPUQueue", "writeBuffer", "wgnorm tensor", "a[1] = 1 << 28");
+        let written = upload(&[7.0, 9.0]);
+        assert!(is_refused(&written.to_vec().await), "pooled: {pooled}");
+        drop(written);
+        if pooled {
+            assert_eq!(upload(&[1.0, 2.0]).to_vec().await, Ok(vec![1.0, 2.0]));
+        }
+        spoil("GPUCommandEncoder", "clearBuffer", "wgnorm tensor", "a[1] = 2");
+        let zeros = Tensor::zeros(&context, [2]).expect("a call");
+        assert!(is_refused(&zeros.to_vec().await), "pooled: {pooled}");
+        assert_eq!(Tensor::zeros(&context, [2]).expect("a call").to_vec().await, Ok(vec![0.0; 2]));
+    }
+}
+
+/// Calls in between, by whomever, with nothing awaited.
+#[wasm_bindgen_test]
+async fn gpu_errors_of_others_are_theirs() {
+    let context = fresh_gpu().await;
+    let layer = || InstanceNorm2d::config(1).init(&context).expect("a layer");
+    let (bad, good) = (layer(), layer());
+    let on_device = |values: &[f32; 2]| {
+        let tensor = Tensor::from_slice([1, 1, 1, 2], values).expect("a tensor");
+        tensor.to_context(&context).expect("an upload")
+    };
+    let (x, mut y) = (on_device(&[1.0, 3.0]), on_device(&[0.0, 0.0]));
+    let mut into = |layer: &InstanceNorm2d| {
+        layer.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y)
+    };
+    refuse("createBindGroup", "wgnorm", "entries: []");
+    into(&bad).expect("an answer comes later");
+    into(&good).expect("written over");
+    let beside = good.forward(&context, &x, Mode::Eval).expect("a call");
+    let device = context.device().expect("on a GPU");
+    let _refused = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some("the application's"),
+        source: wgpu::ShaderSource::Wgsl("no".into()),
+    });
+    for read in [y.to_vec().await, beside.to_vec().await] {
+        let read = read.expect("nothing of it has failed");
+        assert!((read[0] + 1.0).abs() < 1e-4 && (read[1] - 1.0).abs() < 1e-4, "{read:?}");
+    }
+    assert_eq!(x.to_vec().await, Ok(vec![1.0, 3.0]));
+}
+
+#[wasm_bindgen_test]
+async fn gpu_statistics_that_were_not_updated_are_told_once() {
+    let context = fresh_gpu().await;
+    let mut layer = BatchNorm1d::config(1).init(&context).expect("a layer");
+    let x = Tensor::from_slice([2, 1, 1], &[1.0, 3.0]).expect("a tensor");
+    let x = x.to_context(&context).expect("an upload");
+    let mean = |layer: &BatchNorm1d| layer.running_mean().expect("statistics");
+    refuse("createBindGroup", "wgnorm", "entries: []");
+    layer.forward(&context, &x, Mode::Train).expect("an answer comes later");
+    assert!(is_refused(&mean(&layer).to_vec().await));
+    // What they were before is not lost.
+    assert_eq!(mean(&layer).to_vec().await, Ok(vec![0.0]));
+    layer.forward(&context, &x, Mode::Train).expect("a call");
+    let moved = mean(&layer).to_vec().await.expect("statistics");
+    assert!((moved[0] - 0.2).abs() < 1e-5, "{moved:?}");
+
+    // What was to be there and is not, is missed until it is.
+    let state = layer.state_dict().await.expect("a state");
+    spoil("GPUQueue", "writeBuffer", "wgnorm state", "a[1] = 1 << 28");
+    layer.load_state_dict(&state, &LoadOptions::strict()).expect("an answer comes later");
+    let y = layer.forward(&context, &x, Mode::Eval).expect("an answer comes later");
+    assert!(is_refused(&y.to_vec().await));
+    assert!(is_refused(&layer.forward(&context, &x, Mode::Eval)));
+    assert!(is_refused(&layer.state_dict().await));
+    layer.reset_running_stats().expect("a call");
+    assert_eq!(mean(&layer).to_vec().await, Ok(vec![0.0]));
 }
 
 #[wasm_bindgen_test]

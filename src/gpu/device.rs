@@ -45,9 +45,12 @@ impl Device {
     /// logged, where wgpu's default is to panic.
     pub fn owned(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let fault: Arc<Mutex<Option<RunError>>> = Arc::default();
+        #[cfg(not(target_arch = "wasm32"))]
         let slot = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             log::error!("wgnorm: {error}");
+            // A browser tells of our own calls elsewhere: these are the application's.
+            #[cfg(not(target_arch = "wasm32"))]
             keep_first(&slot, to_run_error(error, "a command", 0));
         }));
         keep_loss(&device, &fault);

@@ -1,5 +1,7 @@
 //! A plan and its operands become pipelines, bind groups and dispatches.
 
+#[cfg(target_arch = "wasm32")]
+use super::reports::{Span, Spans};
 use super::{Gpu, Scratch, memory::GpuData, pipelines::PipelineKey};
 #[cfg(target_arch = "wasm32")]
 use crate::RunError;
@@ -47,7 +49,7 @@ impl Recorder for wgpu::ComputePass<'_> {
 pub(crate) struct Operands<'a> {
     list: SmallVec<[(Operand, &'a GpuData); 12]>,
     /// `running_mean` then `running_var`, and the count of steps.
-    pub running: Option<(&'a wgpu::Buffer, &'a wgpu::Buffer)>,
+    pub running: Option<(&'a GpuData, &'a GpuData)>,
 }
 
 impl<'a> Operands<'a> {
@@ -64,24 +66,34 @@ impl<'a> Operands<'a> {
         self.list.iter().copied()
     }
 
-    /// What a call writes, and the first of the groups of calls that may spoil it; or what has spoiled what it reads.
+    /// The groups of calls that may yet turn out to have spoiled what a call reads, or the error that has.
     #[cfg(target_arch = "wasm32")]
-    fn made_by(
-        &self,
-        gpu: &Gpu,
-        call: &Call,
-    ) -> Result<(u64, SmallVec<[&'a GpuData; 12]>), RunError> {
-        let (mut read, mut written) = (SmallVec::<[_; 12]>::new(), SmallVec::new());
-        for (operand, data) in &self.list {
-            if call.written.contains(operand) { written.push(*data) } else { read.push(*data) }
-        }
-        Ok((gpu.since(&read, &written)?, written))
+    pub fn doubts(&self, gpu: &Gpu, call: &Call) -> Result<Spans, RunError> {
+        let read = self.list.iter().filter(|(operand, _)| match operand {
+            Operand::WeightOut | Operand::BiasOut => call.accumulates,
+            _ => !call.written.contains(operand),
+        });
+        let running = self.running.into_iter().flat_map(|(stats, steps)| [stats, steps]);
+        let read: SmallVec<[_; 12]> = read.map(|(_, data)| *data).chain(running).collect();
+        gpu.doubts(&read)
     }
 
-    /// Fails if what a call reads has been spoiled by an error that the browser told later.
+    /// A call that depends on these groups has written what it writes, its own being `group`.
     #[cfg(target_arch = "wasm32")]
-    pub fn check_made(&self, gpu: &Gpu, call: &Call) -> Result<(), RunError> {
-        self.made_by(gpu, call).map(drop)
+    fn set_made(&self, call: &Call, doubts: &Spans, group: Span) {
+        let mut made = doubts.clone();
+        made.add(group.clone());
+        for (_, data) in self.list.iter().filter(|(operand, _)| call.written.contains(operand)) {
+            data.set_made(made.clone());
+        }
+        // Both are updated in one submission, and what both missed is told once.
+        if let Some((stats, steps)) = self.running {
+            if call.written.contains(&Operand::Running) {
+                stats.add_update(group);
+            } else if call.written.contains(&Operand::Tracked) {
+                steps.add_update(group);
+            }
+        }
     }
 
     /// Keeps the memory of all operands out of the pool: the application decides when it is used.
@@ -135,7 +147,7 @@ impl<'a> Operands<'a> {
                 return Err(OperandError::Misaligned { operand: name, offset, alignment });
             }
         }
-        if self.running.is_some_and(|(stats, _)| buffers.contains(&Some(stats))) {
+        if self.running.is_some_and(|(stats, _)| buffers.contains(&Some(stats.buffer()))) {
             return Err(OperandError::SharedBuffer { operand: "running statistics" });
         }
         Ok(())
@@ -164,6 +176,9 @@ pub(crate) struct Call {
     steps: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
     #[cfg(target_arch = "wasm32")]
     written: SmallVec<[Operand; 4]>,
+    /// Whether parameters' gradients are added to what is there.
+    #[cfg(target_arch = "wasm32")]
+    accumulates: bool,
     /// Errors of the browser's before it was prepared.
     #[cfg(target_arch = "wasm32")]
     faulted: u64,
@@ -295,15 +310,17 @@ impl Gpu {
         job: &Job,
         operands: &Operands<'_>,
     ) -> Result<(), Error> {
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
         let call = calls.get(self, job, operands)?;
         #[cfg(target_arch = "wasm32")]
-        let (first, written) = operands.made_by(self, &call)?;
+        let doubts = operands.doubts(self, &call)?;
         self.submit(what, |encoder| {
             call.record(encoder);
             Ok(())
         })?;
         #[cfg(target_arch = "wasm32")]
-        written.iter().for_each(|data| data.set_made(first..self.device.reports.next()));
+        operands.set_made(&call, &doubts, first..self.device.reports.next());
         Ok(())
     }
 }
@@ -375,6 +392,8 @@ impl Gpu {
             #[cfg(target_arch = "wasm32")]
             written: all_written,
             #[cfg(target_arch = "wasm32")]
+            accumulates: plan.stages.iter().any(|stage| stage.overrides.accumulate),
+            #[cfg(target_arch = "wasm32")]
             faulted: self.device.reports.faulted(),
         })
     }
@@ -393,8 +412,8 @@ impl Gpu {
         match operand {
             Operand::Partials => return Some(whole(&scratch.partials)),
             Operand::Gathered if given.is_none() => return Some(whole(&scratch.gathered)),
-            Operand::Running => return operands.running.map(|(stats, _)| whole(stats)),
-            Operand::Tracked => return operands.running.map(|(_, steps)| whole(steps)),
+            Operand::Running => return operands.running.map(|(stats, _)| whole(stats.buffer())),
+            Operand::Tracked => return operands.running.map(|(_, steps)| whole(steps.buffer())),
             _ => {}
         }
         let data = given?;

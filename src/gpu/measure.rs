@@ -113,7 +113,7 @@ impl Gpu {
 /// Memory of our own in place of all that a call writes: tuning leaves no trace.
 struct Sandbox {
     written: Vec<(Operand, GpuData)>,
-    running: Option<[wgpu::Buffer; 2]>,
+    running: Option<[GpuData; 2]>,
 }
 
 impl Sandbox {
@@ -128,11 +128,12 @@ impl Sandbox {
                 written.push((operand, data.alike(gpu.caps.offset_alignment)?));
             }
         }
-        let usage = wgpu::BufferUsages::STORAGE;
-        let ours =
-            |buffer: &wgpu::Buffer| gpu.device.create_buffer("wgnorm tuning", buffer.size(), usage);
-        let running = operands.running.map(|(stats, steps)| Ok([ours(stats)?, ours(steps)?]));
-        Ok(Sandbox { written, running: running.transpose().map_err(Error::Run)? })
+        let alike = |data: &GpuData| data.alike(gpu.caps.offset_alignment);
+        let running = match operands.running {
+            Some((stats, steps)) => Some([alike(stats)?, alike(steps)?]),
+            None => None,
+        };
+        Ok(Sandbox { written, running })
     }
 
     fn operands<'a, 'b: 'a>(&'a self, given: &Operands<'b>) -> Operands<'a> {

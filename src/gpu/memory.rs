@@ -2,7 +2,7 @@
 
 use super::Gpu;
 #[cfg(target_arch = "wasm32")]
-use super::reports::Span;
+use super::reports::{Span, Spans};
 use crate::{Backend, Error, OperandError, PlanError, RunError};
 use std::sync::{
     Arc, Mutex, PoisonError, Weak,
@@ -75,9 +75,15 @@ struct Memory {
     /// Set once anybody outside could use the buffer in work that we do not submit. Such work may
     /// be submitted long after the tensor is dropped, so the memory must not be handed out again.
     escaped: AtomicBool,
-    /// The groups of calls that made it what it is, as far as they may have failed.
+    /// The groups of calls that made the buffer.
     #[cfg(target_arch = "wasm32")]
-    made: Mutex<Span>,
+    born: Span,
+    /// Those that made its contents, as far as they were doubtful at the time.
+    #[cfg(target_arch = "wasm32")]
+    made: Mutex<Spans>,
+    /// Of a layer's state those that were to update it: failing, they leave it as it was, which is told once.
+    #[cfg(target_arch = "wasm32")]
+    updated: Mutex<Spans>,
 }
 
 impl Memory {
@@ -88,8 +94,20 @@ impl Memory {
             pool,
             foreign,
             #[cfg(target_arch = "wasm32")]
+            born: 0..0,
+            #[cfg(target_arch = "wasm32")]
             made: Mutex::default(),
+            #[cfg(target_arch = "wasm32")]
+            updated: Mutex::default(),
         }
+    }
+}
+
+#[cfg(target_arch = "wasm32")]
+impl Memory {
+    fn born(mut self, born: Span) -> Self {
+        self.born = born;
+        self
     }
 }
 
@@ -137,10 +155,9 @@ impl GpuData {
         Ok(GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes })
     }
 
-    /// A view into a buffer of our own that never returns to a pool (a layer's statistics).
-    pub fn shared(gpu: &Arc<Gpu>, buffer: wgpu::Buffer, offset: u64, bytes: u64) -> Self {
-        let memory = Memory::new(buffer, None, false);
-        GpuData { gpu: gpu.clone(), memory: Arc::new(memory), offset, bytes }
+    /// A part of a layer's state.
+    pub fn part(&self, offset: u64, bytes: u64) -> Self {
+        GpuData { offset, bytes, ..self.clone() }
     }
 
     pub fn gpu(&self) -> &Arc<Gpu> {
@@ -180,15 +197,37 @@ impl GpuData {
         self.memory.escaped.store(true, Ordering::Relaxed);
     }
 
-    /// Which groups of calls made the data.
+    /// The groups of calls that what is there depends on.
     #[cfg(target_arch = "wasm32")]
-    pub fn made(&self) -> Span {
-        self.memory.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn made(&self) -> Spans {
+        let mut made = self.memory.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        made.add(self.memory.born.clone());
+        made
     }
 
+    /// It has been written by these groups.
     #[cfg(target_arch = "wasm32")]
-    pub fn set_made(&self, span: Span) {
-        *self.memory.made.lock().unwrap_or_else(PoisonError::into_inner) = span;
+    pub fn set_made(&self, made: Spans) {
+        *self.memory.made.lock().unwrap_or_else(PoisonError::into_inner) = made;
+    }
+
+    /// It has been updated by this group, if that does not fail.
+    #[cfg(target_arch = "wasm32")]
+    pub fn add_update(&self, group: Span) {
+        let mut updated = self.memory.updated.lock().unwrap_or_else(PoisonError::into_inner);
+        updated.retain(|span| self.gpu.device.reports.is_doubtful(span));
+        updated.add(group);
+    }
+
+    /// An error that kept it from being updated, once.
+    #[cfg(target_arch = "wasm32")]
+    pub fn missed_update(&self) -> Option<RunError> {
+        let mut updated = self.memory.updated.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = self.gpu.device.reports.fault(updated.iter());
+        if missed.is_some() {
+            updated.clear();
+        }
+        missed
     }
 
     /// Memory as large, aligned alike.
@@ -229,15 +268,16 @@ impl Gpu {
             Some(buffer) => buffer,
             None => self.device.create_buffer(tensors.label, size, tensors.usage)?,
         };
-        let memory = Arc::new(Memory::new(buffer, Some(Arc::downgrade(&tensors)), false));
-        let data = GpuData { gpu: self.clone(), memory, offset: 0, bytes: size };
+        let memory = Memory::new(buffer, Some(Arc::downgrade(&tensors)), false);
         #[cfg(target_arch = "wasm32")]
-        data.set_made(first..self.device.reports.next());
-        Ok(data)
+        let memory = memory.born(first..self.device.reports.next());
+        Ok(GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0, bytes: size })
     }
 
     pub fn upload(self: &Arc<Self>, bytes: &[u8]) -> Result<GpuData, Error> {
         let data = self.allocate(bytes.len() as u64)?;
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
         // wgpu writes whole words.
         let (words, rest) = bytes.split_at(bytes.len() - bytes.len() % 4);
         let mut last = [0; 4];
@@ -249,11 +289,13 @@ impl Gpu {
             }
         })?;
         self.device.check_alive()?;
+        #[cfg(target_arch = "wasm32")]
+        data.set_made(Spans::from(first..self.device.reports.next()));
         Ok(data)
     }
 
-    /// A buffer of a layer's own, outside the pool.
-    pub fn fixed(&self, bytes: &[u8]) -> Result<wgpu::Buffer, Error> {
+    /// A layer's state: memory of its own, outside the pool.
+    pub fn state(self: &Arc<Self>, bytes: &[u8]) -> Result<GpuData, Error> {
         let size = bytes.len() as u64;
         let limit = self.caps.max_binding;
         if size > limit {
@@ -261,20 +303,48 @@ impl Gpu {
             let what = "running statistics";
             return Err(PlanError::Limit { what, needed: size, limit_name, limit }.into());
         }
-        let buffer = self.device.create_buffer("wgnorm state", size, TENSOR_USAGE)?;
-        self.device.scoped("state", size, || {
-            self.device.queue().write_buffer(&buffer, 0, bytes);
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
+        let memory = Memory::new(
+            self.device.create_buffer("wgnorm state", size, TENSOR_USAGE)?,
+            None,
+            false,
+        );
+        #[cfg(target_arch = "wasm32")]
+        let memory = memory.born(first..self.device.reports.next());
+        let data = GpuData { gpu: self.clone(), memory: Arc::new(memory), offset: 0, bytes: size };
+        self.write_state(&data, 0, bytes)?;
+        Ok(data)
+    }
+
+    /// Overwrites a part of a layer's state with the next submission, before everything in it.
+    pub fn write_state(&self, state: &GpuData, offset: u64, bytes: &[u8]) -> Result<(), RunError> {
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
+        self.device.scoped("state", bytes.len() as u64, || {
+            self.device.queue().write_buffer(state.buffer(), offset, bytes);
         })?;
-        Ok(buffer)
+        #[cfg(target_arch = "wasm32")]
+        {
+            // Of the other parts what is doubtful stays so.
+            let mut made = self.doubts(&[state]).unwrap_or_default();
+            made.add(first..self.device.reports.next());
+            state.set_made(made);
+        }
+        Ok(())
     }
 
     pub fn zeros(self: &Arc<Self>, bytes: u64) -> Result<GpuData, Error> {
         let data = self.allocate(bytes)?;
+        #[cfg(target_arch = "wasm32")]
+        let first = self.device.reports.next();
         // The pool hands out used memory.
         self.submit("clear", |encoder| {
             encoder.clear_buffer(data.buffer(), 0, None);
             Ok(())
         })?;
+        #[cfg(target_arch = "wasm32")]
+        data.set_made(Spans::from(first..self.device.reports.next()));
         Ok(data)
     }
 
@@ -285,14 +355,17 @@ impl Gpu {
         }
         let data = self.allocate(from.bytes())?;
         #[cfg(target_arch = "wasm32")]
-        let first = self.since(&[from], &[&data])?;
+        let (mut made, first) = (self.doubts(&[from])?, self.device.reports.next());
         self.submit("a copy", |encoder| {
             let (buffer, offset) = (from.buffer(), from.offset());
             encoder.copy_buffer_to_buffer(buffer, offset, data.buffer(), 0, from.bytes());
             Ok(())
         })?;
         #[cfg(target_arch = "wasm32")]
-        data.set_made(first..self.device.reports.next());
+        {
+            made.add(first..self.device.reports.next());
+            data.set_made(made);
+        }
         Ok(data)
     }
 
@@ -314,21 +387,16 @@ impl Gpu {
         Ok(submission)
     }
 
-    /// The first of the groups of calls that may yet turn out to have spoiled what is about to be written, or the error
-    /// that has spoiled what is about to be read.
+    /// The groups of calls that may yet turn out to have spoiled what is about to be read, or the error that has.
     #[cfg(target_arch = "wasm32")]
-    pub fn since(&self, read: &[&GpuData], written: &[&GpuData]) -> Result<u64, RunError> {
-        let reports = &self.device.reports;
-        let mut first = reports.next();
+    pub fn doubts(&self, read: &[&GpuData]) -> Result<Spans, RunError> {
+        let (reports, mut doubts) = (&self.device.reports, Spans::default());
         for data in read {
-            reports.fault(&data.made()).map_or(Ok(()), Err)?;
+            let made = data.made();
+            reports.fault(made.iter()).map_or(Ok(()), Err)?;
+            made.iter().filter(|span| reports.is_open(span)).for_each(|s| doubts.add(s.clone()));
         }
-        for made in read.iter().chain(written).map(|data| data.made()) {
-            if reports.is_open(&made) {
-                first = first.min(made.start);
-            }
-        }
-        Ok(first)
+        Ok(doubts)
     }
 
     pub fn take_staging(&self, size: u64) -> Result<wgpu::Buffer, RunError> {

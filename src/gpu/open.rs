@@ -117,8 +117,8 @@ async fn open_adapter(adapter: &wgpu::Adapter) -> Result<Gpu, OpenError> {
             #[cfg(target_arch = "wasm32")]
             {
                 let (reports, all) = (&gpu.device.reports, 0..gpu.device.reports.next());
-                reports.known(&all).await;
-                if let Some(fault) = reports.fault(&all) {
+                reports.known(all.end).await;
+                if let Some(fault) = reports.fault([all].iter()) {
                     return Err(OpenError::NoDevice { name, reason: fault.to_string() });
                 }
             }

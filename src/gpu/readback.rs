@@ -1,7 +1,7 @@
 //! The one door back to the host: copy to a mappable buffer, map it, await.
 
 #[cfg(target_arch = "wasm32")]
-use super::reports::Span;
+use super::reports::Spans;
 use super::{Gpu, memory::GpuData};
 use crate::{Error, OperandError, RunError};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
@@ -19,9 +19,11 @@ pub(crate) struct Readback {
     /// Copied: whole words.
     bytes: u64,
     wanted: u64,
-    /// The groups of calls that made the data, and those that fetch them.
     #[cfg(target_arch = "wasm32")]
-    groups: [Span; 2],
+    data: GpuData,
+    /// The groups of calls that made the data and that fetch them, and the end of them.
+    #[cfg(target_arch = "wasm32")]
+    groups: (Spans, u64),
 }
 
 impl GpuData {
@@ -49,6 +51,12 @@ impl GpuData {
                 let _ = sender.send(result);
             });
         })?;
+        #[cfg(target_arch = "wasm32")]
+        let groups = {
+            let (mut groups, end) = (self.made(), gpu.device.reports.next());
+            groups.add(first..end);
+            (groups, end)
+        };
         Ok(Readback {
             gpu: gpu.clone(),
             staging,
@@ -57,7 +65,9 @@ impl GpuData {
             bytes,
             wanted,
             #[cfg(target_arch = "wasm32")]
-            groups: [self.made(), first..gpu.device.reports.next()],
+            data: self.clone(),
+            #[cfg(target_arch = "wasm32")]
+            groups,
         })
     }
 }
@@ -70,10 +80,14 @@ impl Readback {
         }
         let mapped = self.mapped.receive().await;
         #[cfg(target_arch = "wasm32")]
-        for group in &self.groups {
-            let reports = &self.gpu.device.reports;
-            reports.known(group).await;
-            reports.fault(group).map_or(Ok(()), Err)?;
+        {
+            let (reports, (groups, end)) = (&self.gpu.device.reports, &self.groups);
+            reports.known(*end).await;
+            if let Some(fault) = reports.fault(groups.iter()).or_else(|| self.data.missed_update())
+            {
+                self.staging.destroy();
+                return Err(fault);
+            }
         }
         self.finish(mapped)
     }

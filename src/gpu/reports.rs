@@ -5,6 +5,7 @@
 //! if the submission that wrote it failed, or one that wrote what was read there.
 
 use crate::RunError;
+use smallvec::SmallVec;
 use std::{
     collections::VecDeque,
     future::{Future, poll_fn},
@@ -14,11 +15,53 @@ use std::{
 };
 use wasm_bindgen_futures::spawn_local;
 
-/// Errors that are remembered, for tensors still to be read.
+/// Runs of errors that are remembered, for tensors still to be read.
 const FAULTS_MAX: usize = 1024;
 
-/// Numbers of groups of calls.
+/// Numbers of groups of calls, one after the other.
 pub(crate) type Span = Range<u64>;
+
+/// Groups of calls that something depends on, ascending and apart.
+#[derive(Clone, Default)]
+pub(crate) struct Spans(SmallVec<[Span; 2]>);
+
+impl Spans {
+    pub fn add(&mut self, span: Span) {
+        if span.is_empty() {
+            return;
+        }
+        let at = self.0.partition_point(|other| other.end < span.start);
+        let Some(other) = self.0.get_mut(at).filter(|other| other.start <= span.end) else {
+            return self.0.insert(at, span);
+        };
+        *other = other.start.min(span.start)..other.end.max(span.end);
+        // It may reach the next ones now.
+        while at + 1 < self.0.len() && self.0[at + 1].start <= self.0[at].end {
+            let next = self.0.remove(at + 1);
+            self.0[at].end = self.0[at].end.max(next.end);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Span> {
+        self.0.iter()
+    }
+
+    pub fn retain(&mut self, mut keep: impl FnMut(&Span) -> bool) {
+        self.0.retain(|span| keep(span));
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl From<Span> for Spans {
+    fn from(span: Span) -> Self {
+        let mut spans = Spans::default();
+        spans.add(span);
+        spans
+    }
+}
 
 /// The groups asked about on one device.
 #[derive(Clone, Default)]
@@ -30,24 +73,50 @@ struct State {
     next: u64,
     /// Groups without an answer yet, ascending.
     open: VecDeque<u64>,
-    faults: VecDeque<(u64, RunError)>,
+    /// Of groups one after another the first error, which those that follow are mostly of.
+    faults: VecDeque<(Span, RunError)>,
     /// How many there have been.
     faulted: u64,
-    waiting: Vec<Waker>,
+    /// Who waits for all groups before this one.
+    waiting: Vec<(u64, Waker)>,
 }
 
 impl State {
     fn answer(&mut self, group: u64, fault: Option<RunError>) {
-        self.open.retain(|open| *open != group);
         if let Some(fault) = fault {
             log::error!("wgnorm: {fault}");
             self.faulted += 1;
-            if self.faults.len() == FAULTS_MAX {
-                self.faults.pop_front();
+            match self.faults.back_mut() {
+                Some((span, _)) if span.end == group => span.end += 1,
+                _ => {
+                    if self.faults.len() == FAULTS_MAX {
+                        self.faults.pop_front();
+                    }
+                    self.faults.push_back((group..group + 1, fault));
+                }
             }
-            self.faults.push_back((group, fault));
         }
-        self.waiting.drain(..).for_each(Waker::wake);
+        // Answers come in order, as far as anybody has seen.
+        if let Ok(at) = self.open.binary_search(&group) {
+            self.open.remove(at);
+            if at == 0 {
+                let open = self.open.front().copied().unwrap_or(u64::MAX);
+                self.waiting.extract_if(.., |(end, _)| *end <= open).for_each(|(_, w)| w.wake());
+            }
+        }
+    }
+
+    fn is_open(&self, span: &Span) -> bool {
+        self.open.front().is_some_and(|first| *first < span.end) && !span.is_empty()
+    }
+
+    fn fault<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Option<RunError> {
+        let reaches = |span: &Span| {
+            let mut faults = self.faults.iter();
+            faults.find(|(of, _)| of.start < span.end && span.start < of.end)
+        };
+        let first = spans.filter_map(reaches).min_by_key(|(of, _)| of.start);
+        first.map(|(_, fault)| fault.clone())
     }
 }
 
@@ -80,24 +149,28 @@ impl Reports {
     }
 
     /// The first error in these groups, of those that are known.
-    pub fn fault(&self, span: &Span) -> Option<RunError> {
-        let state = self.state();
-        let faults = state.faults.iter().filter(|(group, _)| span.contains(group));
-        faults.min_by_key(|(group, _)| *group).map(|(_, fault)| fault.clone())
+    pub fn fault<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Option<RunError> {
+        self.state().fault(spans)
     }
 
     /// Whether there may be errors in these groups still to come.
     pub fn is_open(&self, span: &Span) -> bool {
-        self.state().open.front().is_some_and(|first| *first < span.end) && !span.is_empty()
+        self.state().is_open(span)
     }
 
-    /// Waits until all is known of these groups.
-    pub async fn known(&self, span: &Span) {
+    /// Whether there is, or may yet be, an error in these groups.
+    pub fn is_doubtful(&self, span: &Span) -> bool {
+        let state = self.state();
+        state.is_open(span) || state.fault([span].into_iter()).is_some()
+    }
+
+    /// Waits until all is known of the groups before this one.
+    pub async fn known(&self, end: u64) {
         poll_fn(|context| {
             let mut state = self.state();
             match state.open.front() {
-                Some(first) if *first < span.end => {
-                    state.waiting.push(context.waker().clone());
+                Some(first) if *first < end => {
+                    state.waiting.push((end, context.waker().clone()));
                     Poll::Pending
                 }
                 _ => Poll::Ready(()),

@@ -148,7 +148,7 @@ pub(crate) fn record(
     let job = Job::Forward(inputs.problem, Keep::Nothing);
     let call = inputs.calls.get(gpu, &job, &operands)?;
     #[cfg(target_arch = "wasm32")]
-    operands.check_made(gpu, &call)?;
+    operands.doubts(gpu, &call)?;
     // From here on the application decides when this memory is used.
     operands.escape();
     call.record(recorder);

@@ -35,8 +35,8 @@ impl Running {
         if let Some(gpu) = context.gpu() {
             let stats = values.mean.iter().chain(&values.var).map(|&v| v as f32);
             return Ok(Running::Gpu {
-                stats: gpu.fixed(bytemuck::cast_slice(&stats.collect::<Vec<f32>>()))?,
-                tracked: gpu.fixed(&values.tracked.to_ne_bytes())?,
+                stats: gpu.state(bytemuck::cast_slice(&stats.collect::<Vec<f32>>()))?,
+                tracked: gpu.state(&values.tracked.to_ne_bytes())?,
             });
         }
         let _ = context;
@@ -48,7 +48,7 @@ impl Running {
         match self {
             Running::Host(running) => lock(running).mean.len(),
             #[cfg(feature = "gpu")]
-            Running::Gpu { stats, .. } => stats.size() as usize / 8,
+            Running::Gpu { stats, .. } => stats.bytes() as usize / 8,
         }
     }
 
@@ -57,7 +57,7 @@ impl Running {
         match self {
             Running::Host(_) => (2 * self.features() * size_of::<f64>() + size_of::<u32>()) as u64,
             #[cfg(feature = "gpu")]
-            Running::Gpu { stats, tracked } => stats.size() + tracked.size(),
+            Running::Gpu { stats, tracked } => stats.bytes() + tracked.bytes(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Running {
             #[cfg(feature = "gpu")]
             Running::Gpu { stats, .. } => {
                 let len = self.features();
-                gpu_view(context, stats, part * len, len)
+                gpu_view(stats, part * len, len)
             }
         }
     }
@@ -87,7 +87,7 @@ impl Running {
                 Ok(Tensor::from_vec([1], vec![f32::from_bits(lock(running).tracked)])?)
             }
             #[cfg(feature = "gpu")]
-            Running::Gpu { tracked, .. } => gpu_view(context, tracked, 0, 1),
+            Running::Gpu { tracked, .. } => gpu_view(tracked, 0, 1),
         }
     }
 
@@ -97,10 +97,9 @@ impl Running {
         match self {
             Running::Host(_) => Ok(Vec::new()),
             #[cfg(feature = "gpu")]
-            Running::Gpu { stats, tracked } => Ok(vec![
-                gpu_view(context, stats, 0, 2 * self.features())?,
-                gpu_view(context, tracked, 0, 1)?,
-            ]),
+            Running::Gpu { stats, tracked } => {
+                Ok(vec![gpu_view(stats, 0, 2 * self.features())?, gpu_view(tracked, 0, 1)?])
+            }
         }
     }
 
@@ -141,7 +140,7 @@ impl Running {
             Running::Gpu { stats, .. } => {
                 let values: Vec<f32> = values.map(|v| v as f32).collect();
                 let bytes = bytemuck::cast_slice(&values);
-                gpu_write(context, stats, part * bytes.len(), bytes)?;
+                stats.gpu().write_state(stats, (part * bytes.len()) as u64, bytes)?;
             }
         }
         let _ = context;
@@ -154,7 +153,7 @@ impl Running {
             Running::Host(running) => lock(running).tracked = count,
             #[cfg(feature = "gpu")]
             Running::Gpu { tracked, .. } => {
-                gpu_write(context, tracked, 0, &count.to_ne_bytes())?;
+                tracked.gpu().write_state(tracked, 0, &count.to_ne_bytes())?;
             }
         }
         let _ = context;
@@ -162,32 +161,9 @@ impl Running {
     }
 }
 
-#[cfg(feature = "gpu")]
-const BELONG: &str = "GPU statistics belong to a GPU context";
-
 /// `len` elements of one of our buffers, from element `first`.
 #[cfg(feature = "gpu")]
-fn gpu_view(
-    context: &Context,
-    buffer: &wgpu::Buffer,
-    first: usize,
-    len: usize,
-) -> Result<Tensor<'static>, Error> {
-    let gpu = context.gpu().expect(BELONG);
-    let data = GpuData::shared(gpu, buffer.clone(), first as u64 * 4, len as u64 * 4);
+fn gpu_view(state: &GpuData, first: usize, len: usize) -> Result<Tensor<'static>, Error> {
+    let data = state.part(first as u64 * 4, len as u64 * 4);
     Ok(Tensor::gpu(crate::TensorDesc::new([len])?, data))
-}
-
-#[cfg(feature = "gpu")]
-fn gpu_write(
-    context: &Context,
-    buffer: &wgpu::Buffer,
-    offset: usize,
-    bytes: &[u8],
-) -> Result<(), Error> {
-    let device = &context.gpu().expect(BELONG).device;
-    device.scoped("state", bytes.len() as u64, || {
-        device.queue().write_buffer(buffer, offset as u64, bytes);
-    })?;
-    Ok(())
 }

@@ -16,8 +16,9 @@ const SLOW_READING_MS = 200;
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const preference = ["gpu", "host"].includes(query.get("backend")) ? query.get("backend") : "auto";
+const chosenStyle = () => $("desk").elements.style.value;
 
-const studio = new Studio({ preference, fault: query.has("fault") });
+const studio = new Studio({ preference, style: chosenStyle, fault: query.has("fault") });
 const view = new View();
 const camera = new Camera();
 
@@ -33,7 +34,7 @@ let reading;
 let doing = "";
 /** What happened since the last painting was asked for, and belongs beside its time. */
 let news = [];
-/** What "Try again" tries. */
+/** What did not work and can be tried again: `{ words, retry }`. */
 let again;
 /** The longest side that the device took, where it refused more. */
 let refused = Infinity;
@@ -41,7 +42,7 @@ let refused = Infinity;
 let told;
 
 const state = (name) => (document.documentElement.dataset.state = name);
-const chosenStyle = () => $("desk").elements.style.value;
+const isLive = () => document.documentElement.dataset.state === "live";
 const times = (width, height) => `${width} × ${height}`;
 const ms = (n) => (n < 10 ? n.toFixed(1) : n < 10_000 ? Math.round(n) : `${(n / 1000).toFixed(1)} s`);
 const duration = (n) => (n < 10_000 ? `${ms(n)} ms` : ms(n));
@@ -62,8 +63,16 @@ function note(words) {
   if (!news.includes(words)) news.push(words);
 }
 
+/** What happened to the back end. A film is told of at its start and end only: it hears at once. */
+function announce(words) {
+  note(words);
+  if (isLive()) tell();
+}
+
 /** Something that is not to be had: what hangs stays, and what is under way goes on. */
 function complain(words) {
+  // What can be tried again still can, and is still told.
+  if (again) return say(words, again.words);
   if (!doing) return fail(words);
   note(words);
   tell();
@@ -74,9 +83,16 @@ function fail(words, retry) {
   doing = "";
   state("failed");
   say(words, ...news.splice(0));
-  again = retry;
+  again = retry && { words, retry };
   if (retry) $("retry").hidden = false;
   else retire("retry", "hidden", "status");
+}
+
+/** Something new is under way: what failed before is past. */
+function begin(name) {
+  state(name);
+  again = undefined;
+  retire("retry", "hidden", "status");
 }
 
 /** Hides or disables an element. The focus would be lost with it: it goes elsewhere. */
@@ -94,7 +110,7 @@ function longest() {
 /** That the picture was scaled, and why. */
 function scaled() {
   const { full, pixels } = picture ?? {};
-  if (!full || !studio.backend || document.documentElement.dataset.state === "live") return "";
+  if (!full || !studio.backend || isLive()) return "";
   const size = times(pixels.width, pixels.height);
   const who = studio.backend.backend === "gpu" ? "the GPU" : "the processor";
   return size === full ? "" : `Scaled from ${full} to ${size}, the most that ${who} paints here.`;
@@ -127,8 +143,7 @@ async function paint() {
   const { name } = picture;
   const style = chosenStyle();
   caption(style);
-  state(studio.backend ? "painting" : "starting");
-  retire("retry", "hidden", "status");
+  begin(studio.backend ? "painting" : "starting");
   $("progress").removeAttribute("value");
   doing = studio.backend ? "Painting …" : "Getting ready …";
   tell();
@@ -152,8 +167,7 @@ async function paint() {
     view.unveil(new ImageData(painting.pixels, painting.width, painting.height));
     painted = { name, style };
     view.title = `${name}, painted in the style ${style}`;
-    report(painting);
-    doing = `Painted in ${duration(painting.total)}.`;
+    doing = `Painted in ${report(painting)}.`;
     tell();
     doing = "";
     news = [];
@@ -185,6 +199,7 @@ function explain(error) {
     "no-gpu": `No WebGPU device here: ${error.message}. Without “backend=gpu” in the address the processor paints.`,
     crashed: `Painting broke off: ${error.message}.`,
     unreachable: `A part of this page could not be loaded (${error.message}). Is the network there?`,
+    incomplete: `The program that paints did not arrive whole (${error.message}). Is the network there?`,
     unsupported: `This browser cannot run the program that paints (${error.message}). A newer one can.`,
   };
   fail(words[error.code] ?? `This did not work: ${error.message}.`, error.code === "no-gpu" ? undefined : paint);
@@ -199,6 +214,7 @@ function caption(style) {
   $("size").textContent = times(picture.pixels.width, picture.pixels.height);
 }
 
+/** Tells of a painting's times; returns how long it took, without what was made ready for it. */
 function report({ stages, times: { fetch, prepare, readback }, total }) {
   const painted = stages.reduce((sum, stage) => sum + stage.ms, 0) + readback;
   $("prepared").textContent = duration(total - painted);
@@ -225,6 +241,7 @@ function report({ stages, times: { fetch, prepare, readback }, total }) {
     return row;
   };
   $("stages").replaceChildren(...rows.map(row));
+  return duration(painted);
 }
 
 /** Why the processor paints from the start. */
@@ -258,7 +275,7 @@ studio.addEventListener("opened", ({ detail }) => {
   introduce(detail);
   const { fallback } = detail;
   // A worker that replaces another finds the same.
-  if (fallback && fallback !== told) note(FALLBACKS[(told = fallback)]);
+  if (fallback && fallback !== told) announce(FALLBACKS[(told = fallback)]);
   if (document.documentElement.dataset.state === "starting") state("painting");
 });
 studio.addEventListener("reopened", ({ detail }) => {
@@ -266,22 +283,25 @@ studio.addEventListener("reopened", ({ detail }) => {
   const { backend, fallback } = detail;
   const why = LOSSES[fallback] ?? fallback;
   const how = backend === "gpu" ? "It was opened again and went on." : `The processor goes on, more slowly: ${why}.`;
-  note(`The graphics device was lost. ${how}`);
+  announce(`The graphics device was lost. ${how}`);
 });
 studio.addEventListener("crashed", ({ detail }) => {
   const how = studio.backend?.backend === "gpu" ? "the processor goes on, more slowly" : "it was started again";
-  note(`Painting broke off (${detail.message}); ${how}.`);
+  announce(`Painting broke off (${detail.message}); ${how}.`);
 });
 
 /** Reads a picture and shows it, unless something else is asked for meanwhile. */
 async function take(blob, name, credit) {
   const wish = ++wishes;
-  stopCamera();
+  // A film goes on until the picture is there: it may be none.
+  if (camera.isOpening) stopCamera();
   reading = wish;
   setTimeout(() => reading === wish && wish === wishes && tell(), SLOW_READING_MS);
   let found;
   try {
-    found = await read(await blob, longest());
+    const file = await blob;
+    if (wish !== wishes) return; // to read this one would end the reading of the later one
+    found = await read(file, longest());
   } catch (error) {
     if (wish !== wishes) return;
     reading = undefined;
@@ -289,6 +309,8 @@ async function take(blob, name, credit) {
   }
   if (wish !== wishes) return;
   reading = undefined;
+  stopCamera();
+  if (found.flaw) note(found.flaw);
   show(found, name, credit);
 }
 
@@ -305,9 +327,8 @@ async function bring(file) {
 }
 
 async function showExample() {
-  state("starting");
+  begin("starting");
   say("Getting ready …");
-  retire("retry", "hidden", "status");
   const fetched = fetch("astronaut.jpg").then((response) => (response.ok ? response.blob() : Promise.reject()));
   try {
     await take(fetched, "Astronaut", "after a photograph by NASA, public domain");
@@ -321,8 +342,8 @@ $("file").addEventListener("change", ({ target }) => {
   if (target.files[0]) bring(target.files[0]);
   target.value = ""; // the same file may be chosen again
 });
-$("styles").addEventListener("change", () => camera.on || (picture && paint()));
-$("retry").addEventListener("click", () => again());
+$("styles").addEventListener("change", () => (isLive() ? studio.leave() : picture && paint()));
+$("retry").addEventListener("click", () => again.retry());
 $("desk").addEventListener("submit", (event) => event.preventDefault());
 
 $("strength").addEventListener("input", ({ target }) => {
@@ -377,12 +398,14 @@ $("camera").addEventListener("click", async () => {
 $("snap").addEventListener("click", () => {
   const { videoWidth: width, videoHeight: height } = camera.video;
   const pixels = pixelsOf(camera.video, longest());
+  wishes++;
   stopCamera();
   show({ pixels, width, height }, "Snapshot");
 });
 camera.onclose = stopCamera;
 
 function stopCamera() {
+  if (isLive()) studio.leave();
   camera.close();
   $("camera").textContent = "Camera";
   $("choose").hidden = false;
@@ -393,8 +416,7 @@ function stopCamera() {
 /** Paints frame after frame until the camera is closed. */
 async function film() {
   view.rest();
-  state("live");
-  retire("retry", "hidden", "status");
+  begin("live");
   doing = "Live. Painting small pictures, so that they come fast; the one you take is painted in full.";
   tell();
   let [step, frames, pace] = [0, 0, 0];
@@ -413,6 +435,7 @@ async function film() {
       report(painting);
     } catch (error) {
       if (!camera.on || error instanceof Superseded) break;
+      if (error.code === "left") continue; // another style is wanted
       stopCamera();
       return explain(error);
     }
@@ -427,7 +450,7 @@ async function film() {
       if (pace > SLOW_FRAME_MS && step + 1 < FILM_SIDES.length) [step, frames] = [step + 1, 0];
     }
   }
-  if (document.documentElement.dataset.state !== "live") return;
+  if (!isLive()) return;
   doing = `The camera is off; ${painted?.name === "Camera" ? "its last frame" : "the picture"} stays.`;
   tell();
   doing = "";

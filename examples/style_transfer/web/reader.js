@@ -1,8 +1,11 @@
-// Decodes one picture apart from the page's thread: a large one takes seconds and hundreds of megabytes.
+// Reads one picture apart from the page's thread: a large one takes seconds and hundreds of megabytes.
+import { inspect } from "./header.js";
 import { pixelsOf } from "./picture.js";
 
 onmessage = async ({ data: { blob, longest } }) => {
+  let known;
   try {
+    known = inspect(new Uint8Array(await blob.arrayBuffer()));
     // Colours stay as they are stored, as in the native program.
     const bitmap = await createImageBitmap(blob, {
       imageOrientation: "from-image",
@@ -11,8 +14,8 @@ onmessage = async ({ data: { blob, longest } }) => {
     });
     const { width, height } = bitmap;
     const pixels = pixelsOf(bitmap, longest);
-    postMessage({ pixels, width, height }, [pixels.data.buffer]);
+    postMessage({ known, found: { pixels, width, height } }, [pixels.data.buffer]);
   } catch {
-    postMessage(null); // the page tries in its own way, and finds words
+    postMessage({ known }); // the page tries in its own way, and finds words
   }
 };

@@ -20,6 +20,7 @@ export class Studio extends EventTarget {
   /** What the worker said last of its back end, once it did. */
   backend;
 
+  /** `style()` is the style that will be asked for first, most likely. */
   constructor(options) {
     super();
     this.#options = options;
@@ -37,13 +38,21 @@ export class Studio extends EventTarget {
       this.#waiting?.reject(new Superseded());
       this.#waiting = job;
       if (!this.#running) return this.#next();
-      // The processor cannot be interrupted, its worker can; a GPU is done soon, and its worker worth keeping.
+      // The processor cannot be interrupted, its worker can. A GPU is done soon and its worker worth keeping: that
+      // one only stops to wait for the network.
       if (this.backend.backend === "host") {
         this.#worker.terminate();
         this.#start();
         this.#settle((job) => job.reject(new Superseded()));
+      } else {
+        this.leave();
       }
     });
+  }
+
+  /** The painting under way fails with "left" if it waits for the network; otherwise it goes on. */
+  leave() {
+    this.#worker.postMessage({ type: "leave" });
   }
 
   /** For tests, where the page was opened with `fault`. */
@@ -60,7 +69,8 @@ export class Studio extends EventTarget {
     worker.onmessage = current(({ data }) => this.#hear(data));
     // Without a message it did not even load.
     worker.onerror = current(({ message }) => this.#crashed(message ?? "its worker did not start", Boolean(message)));
-    worker.postMessage({ type: "open", module: this.#module, ...this.#options });
+    const { style, ...options } = this.#options;
+    worker.postMessage({ type: "open", module: this.#module, style: style(), ...options });
   }
 
   #next() {

@@ -5,20 +5,33 @@ import init, { Painter } from "./pkg/style_transfer.js";
 /** Losses in a row after which the processor takes over. */
 const MOST_LOSSES = 2;
 
+/** A tiny module with SIMD, the newest instructions that ours has: `() => i8x16.popcnt(i8x16.splat(0))`. */
+const SIMD = Uint8Array.of(
+  ...[0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3],
+  ...[2, 1, 0, 10, 10, 1, 8, 0, 65, 0, 253, 15, 253, 98, 11],
+);
+
 const weights = new Map();
 const devices = [];
 let painter, preference, style;
 let losses = 0;
+/** The style's weights that are on their way. */
+let download;
+/** Ends the wait for them. */
+let leave = () => {};
 
 // Paintings come one after the other; a device can be lost meanwhile.
 let queue = Promise.resolve();
 onmessage = ({ data }) => {
   if (data.type === "lose-device") return devices.forEach((device) => device.destroy());
+  // The painting under way is not wanted any more: a network may take for ever, a GPU is done soon.
+  if (data.type === "leave") return leave();
   queue = queue.then(() => (data.type === "open" ? open(data) : paint(data)));
 };
 
 async function open(request) {
   preference = request.preference;
+  download = startDownload(request.style); // beside the module
   if (request.fault && self.GPUAdapter) keepDevices();
   try {
     const module = request.module ?? (await compile());
@@ -40,8 +53,9 @@ async function compile() {
     const streams = response.headers.get("content-type")?.startsWith("application/wasm");
     return await (streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer()));
   } catch (error) {
-    // Old browsers lack some of its instructions; or it did not arrive whole.
-    throw coded(error instanceof WebAssembly.CompileError ? "unsupported" : "unreachable", error.message);
+    if (!(error instanceof WebAssembly.CompileError)) throw coded("unreachable", error.message);
+    // Old browsers lack some of its instructions. Where they have them, it did not arrive whole.
+    throw coded(WebAssembly.validate(SIMD) ? "incomplete" : "unsupported", error.message);
   }
 }
 
@@ -98,6 +112,10 @@ async function reopen() {
 }
 
 async function paintOnce({ id, style: name, pixels, width, height }) {
+  if (download && download.name !== name) {
+    download.abort();
+    download = undefined;
+  }
   const times = {};
   let began = performance.now();
   const lap = () => {
@@ -126,11 +144,40 @@ async function paintOnce({ id, style: name, pixels, width, height }) {
   return { pixels: painted, width, height, stages, times };
 }
 
-/** Fetches a style's weights, and says how far that is: over a slow network it takes longer than to paint. */
+/** A style's weights, and how far they are: over a slow network that takes longer than to paint. */
 async function load(name, id) {
   const told = (what, done, total) => postMessage({ type: "progress", id, what, done, total });
+  download ??= startDownload(name);
+  download.heard = (done, total) => told("fetch", done, total);
   told("fetch");
-  const response = await fetched(new URL(`./styles/${name}.safetensors`, import.meta.url), "style-unreachable");
+  const left = new Promise((_, reject) => {
+    // The download goes on: the next painting may be in the same style.
+    leave = () => reject(coded("left", "another painting is wanted"));
+  });
+  try {
+    const bytes = await Promise.race([download.bytes, left]);
+    download = undefined;
+    told("paint");
+    return bytes;
+  } catch (error) {
+    if (error.code !== "left") download = undefined;
+    throw error;
+  } finally {
+    leave = () => {};
+  }
+}
+
+function startDownload(name) {
+  const controller = new AbortController();
+  const started = { name, abort: () => controller.abort(), heard() {} };
+  started.bytes = fetchWeights(name, controller.signal, (...far) => started.heard(...far));
+  started.bytes.catch(() => {}); // nobody may be waiting
+  return started;
+}
+
+async function fetchWeights(name, signal, heard) {
+  const url = new URL(`./styles/${name}.safetensors`, import.meta.url);
+  const response = await fetched(url, "style-unreachable", signal);
   // Of a compressed body only the compressed length is known.
   const total = response.headers.has("content-encoding") ? undefined : Number(response.headers.get("content-length"));
   const pieces = [];
@@ -140,20 +187,19 @@ async function load(name, id) {
       const { value, done } = await reader.read();
       if (done) break;
       pieces.push(value);
-      told("fetch", (length += value.length), total);
+      heard((length += value.length), total);
     }
   } catch (error) {
     throw coded("style-unreachable", error.message);
   }
-  told("paint");
   return new Uint8Array(await new Blob(pieces).arrayBuffer());
 }
 
 /** What a server answers; where that is nothing of use, an error of this code. */
-async function fetched(url, code) {
+async function fetched(url, code, signal) {
   let response;
   try {
-    response = await fetch(url);
+    response = await fetch(url, { signal });
   } catch (error) {
     throw coded(code, error.message);
   }

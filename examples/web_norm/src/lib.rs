@@ -7,7 +7,22 @@
 use js_sys::{Array, Float32Array, Promise};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::future_to_promise;
-use wgnorm::{Context, ContextOptions, Mode, NormLayer, Preference, Tensor};
+use wgnorm::{
+    Backend, Context, ContextOptions, Error, Mode, NormLayer, OpenError, Preference, RunError,
+    ShapeError, Tensor,
+};
+
+/// Copies, by JavaScript: what is wrong with an object is found there, where it is an exception that can be caught. One
+/// that passed through this module would leave its objects borrowed for ever.
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = Float32Array)]
+    type Floats;
+    #[wasm_bindgen(catch, constructor, js_class = "Float32Array")]
+    fn new(x: &JsValue) -> Result<Floats, JsValue>;
+    #[wasm_bindgen(catch, js_namespace = Array, js_name = from)]
+    fn array_from(x: &JsValue) -> Result<Array, JsValue>;
+}
 
 /// Bytes of parameters and tables per channel, while a call runs.
 const CHANNEL_BYTES: usize = 64;
@@ -31,9 +46,9 @@ impl InstanceNorm {
         #[wasm_bindgen(unchecked_optional_param_type = "\"gpu\" | \"host\"")] backend: Option<
             String,
         >,
-    ) -> Result<InstanceNorm, JsError> {
+    ) -> Result<InstanceNorm, JsValue> {
         let channels = count(num_features).ok_or_else(|| {
-            JsError::new(&format!("numFeatures is {num_features}, expected a whole number"))
+            argument(&format!("numFeatures is {num_features}, expected a whole number"))
         })?;
         reserve(channels, CHANNEL_BYTES)?;
         let preference = match backend.as_deref() {
@@ -41,34 +56,45 @@ impl InstanceNorm {
             Some("gpu") => Preference::Gpu,
             Some("host") => Preference::Host,
             Some(other) => {
-                return Err(JsError::new(&format!("backend is {other}, expected gpu or host")));
+                return Err(argument(&format!("backend is {other}, expected gpu or host")));
             }
         };
         let options = ContextOptions { preference, ..Default::default() };
-        let context = Context::open_with(&options).await.map_err(wgnorm::Error::from)?;
+        let context = Context::open_with(&options).await.map_err(|error| told(error.into()))?;
         let config = wgnorm::InstanceNorm::config(channels).with_scale(true);
-        let layer = config.with_eps(eps.unwrap_or(1e-5)).init(&context)?;
+        let layer = config.with_eps(eps.unwrap_or(1e-5)).init(&context).map_err(told)?;
         Ok(InstanceNorm { context, layer })
     }
 
-    /// Where it works, and why there if that is not the GPU.
+    /// `gpu` or `host`, and why the host if that was not asked for.
     #[wasm_bindgen(getter)]
     pub fn backend(&self) -> String {
-        self.context.to_string()
+        match (self.context.backend(), self.context.fallback_reason()) {
+            (Backend::Gpu, _) => "gpu".into(),
+            (_, None) => "host".into(),
+            (_, Some(OpenError::SoftwareOnly { .. })) => {
+                "host: the browser's GPU is none in hardware".into()
+            }
+            (_, Some(_)) => "host: the browser offers no GPU".into(),
+        }
     }
 
     /// A factor for each channel.
     #[wasm_bindgen(js_name = setWeight)]
-    pub fn set_weight(&mut self, weight: &[f32]) -> Result<(), JsError> {
-        let weight = Tensor::from_slice([weight.len()], weight)?;
-        Ok(self.layer.set_weight(&weight)?)
+    pub fn set_weight(
+        &mut self,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] weight: JsValue,
+    ) -> Result<(), JsValue> {
+        self.layer.set_weight(&values(&weight)?).map_err(told)
     }
 
     /// A summand for each channel.
     #[wasm_bindgen(js_name = setBias)]
-    pub fn set_bias(&mut self, bias: &[f32]) -> Result<(), JsError> {
-        let bias = Tensor::from_slice([bias.len()], bias)?;
-        Ok(self.layer.set_bias(&bias)?)
+    pub fn set_bias(
+        &mut self,
+        #[wasm_bindgen(unchecked_param_type = "Float32Array")] bias: JsValue,
+    ) -> Result<(), JsValue> {
+        self.layer.set_bias(&values(&bias)?).map_err(told)
     }
 
     /// The normalized `x` of shape (samples, channels, positions on one axis or more), the last axis side by side.
@@ -81,28 +107,44 @@ impl InstanceNorm {
         // Started here and now: what becomes of this object while the result is waited for does not matter.
         let started = self.start(&x, &shape);
         future_to_promise(async move {
-            let y = started?.to_vec().await.map_err(JsError::from)?;
+            let y = started?.to_vec().await.map_err(told)?;
             Ok(Float32Array::from(y.as_slice()).into())
         })
     }
 }
 
 impl InstanceNorm {
-    fn start(&self, x: &JsValue, shape: &JsValue) -> Result<Tensor<'static>, JsError> {
-        let Some(x) = x.dyn_ref::<Float32Array>() else {
-            return Err(JsError::new("x is no Float32Array"));
+    fn start(&self, x: &JsValue, shape: &JsValue) -> Result<Tensor<'static>, JsValue> {
+        let shape = array_from(shape).map_err(|_| argument("shape is no array"))?;
+        let sizes: Option<Vec<usize>> = shape.iter().map(|size| count(size.as_f64()?)).collect();
+        let Some(sizes) = sizes else {
+            let size = |size: JsValue| size.as_f64().map_or("?".into(), |size| size.to_string());
+            let sizes: Vec<String> = shape.iter().map(size).collect();
+            let sizes = sizes.join(", ");
+            return Err(argument(&format!("shape is [{sizes}], expected whole numbers")));
         };
-        let sizes = shape.dyn_ref::<Array>().map(|shape| shape.iter());
-        let sizes = sizes.and_then(|sizes| sizes.map(|size| count(size.as_f64()?)).collect());
-        let Some(sizes): Option<Vec<usize>> = sizes else {
-            let expected = "expected an array of whole numbers";
-            return Err(JsError::new(&format!("shape is {shape:?}, {expected}")));
-        };
-        // x, y, and y as it goes back.
-        reserve(x.length() as usize, 3 * size_of::<f32>())?;
-        let x = Tensor::from_vec(sizes, x.to_vec())?.to_context(&self.context)?;
-        Ok(self.layer.forward(&self.context, &x, Mode::Eval)?)
+        let x = floats(x, "x")?;
+        let x = Tensor::from_vec(sizes, x).map_err(|error| told(error.into()))?;
+        let x = x.to_context(&self.context).map_err(told)?;
+        self.layer.forward(&self.context, &x, Mode::Eval).map_err(told)
     }
+}
+
+/// One value per channel.
+fn values(x: &JsValue) -> Result<Tensor<'static>, JsValue> {
+    let values = floats(x, "it")?;
+    Tensor::from_vec([values.len()], values).map_err(|error| told(error.into()))
+}
+
+fn floats(x: &JsValue, name: &str) -> Result<Vec<f32>, JsValue> {
+    // Of a copy its length is true.
+    let copy = x.dyn_ref::<Float32Array>().and_then(|x| Floats::new(x).ok());
+    let Some(copy) = copy.map(JsCast::unchecked_into::<Float32Array>) else {
+        return Err(argument(&format!("{name} is no Float32Array with values")));
+    };
+    // Here, on a device's side, as its result and on the way back, where memory grows in steps.
+    reserve(copy.length() as usize, 6 * size_of::<f32>())?;
+    Ok(copy.to_vec())
 }
 
 /// A number of things, if it is one that a tensor can have.
@@ -112,9 +154,39 @@ fn count(number: f64) -> Option<usize> {
 }
 
 /// Whether so much memory is there: a module without any ends.
-fn reserve(count: usize, bytes_each: usize) -> Result<(), JsError> {
+fn reserve(count: usize, bytes_each: usize) -> Result<(), JsValue> {
     let bytes = count.saturating_mul(bytes_each);
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
-        JsError::new(&format!("{bytes} bytes are needed, more than this page's module can have"))
+        let limit = "more than this page's module can have";
+        error("out-of-memory", &format!("{bytes} bytes are needed, {limit}"))
     })
+}
+
+/// JavaScript's error, whose `code` a page can act on.
+fn error(code: &str, message: &str) -> JsValue {
+    let error = js_sys::Error::new(message);
+    // An object of our own takes it.
+    let _ = js_sys::Reflect::set(&error, &"code".into(), &code.into());
+    error.into()
+}
+
+fn argument(message: &str) -> JsValue {
+    error("argument", message)
+}
+
+/// The crate's error in a page's words.
+fn told(what: Error) -> JsValue {
+    let message = what.to_string();
+    match what {
+        Error::Run(RunError::DeviceLost { .. }) => {
+            error("device-lost", &format!("{message}: InstanceNorm.open gives another"))
+        }
+        Error::Run(RunError::OutOfMemory { .. }) => error("out-of-memory", &message),
+        Error::Run(_) => error("device", &message),
+        Error::Open(_) => error("no-gpu", &message),
+        Error::Shape(ShapeError::OneValue { .. }) => {
+            argument("each channel has a single value, which has no variance")
+        }
+        _ => argument(&message),
+    }
 }

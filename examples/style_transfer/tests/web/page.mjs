@@ -203,6 +203,8 @@ test("first_picture_within_5_s", () =>
       check(shift < 0.005, `the layout shifted by ${shift}`);
       equal(await page.getAttribute("html", "data-backend"), "host", "software is not preferred");
       check((await status(page)).includes("software only"), `no reason told: ${await status(page)}`);
+      const time = await page.textContent("#time");
+      check((await status(page)).startsWith(`Painted in ${time}.`), `${await status(page)}; the placard: ${time}`);
       equal(await page.locator("#stages tr").count(), 19, "rows of milliseconds");
     },
     {
@@ -219,6 +221,7 @@ test("first_picture_within_5_s", () =>
 for (const style of STYLES) {
   test(`host/${style}__flower_128x128`, () =>
     visit(async (page) => {
+      await page.waitForSelector("html[data-state]", { state: "attached" }); // it listens
       await page.check(`input[value=${style}]`, { force: true });
       await paintFlower(page);
       same(await pixels(page), reference(style), style);
@@ -284,6 +287,29 @@ test("the_latest_picture_wins", () =>
     equal(await page.textContent("#title"), "flower", "what hangs");
     same(await pixels(page), reference("glass"), "the painting");
   }));
+
+test("the_example_comes_while_a_picture_is_read", () => {
+  let release;
+  const wanted = new Promise((resolve) => (release = resolve));
+  const options = fake({});
+  return visit(
+    async (page) => {
+      page.setDefaultTimeout(10_000);
+      await state(page, "starting");
+      await bring(page, png(12_000, 9000), "large.png");
+      release();
+      await hangs(page, "large");
+      await painted(page);
+    },
+    {
+      ...options,
+      before: async (page) => {
+        await options.before(page);
+        await page.route("**/astronaut.jpg", async (route) => (await wanted, route.continue()));
+      },
+    },
+  );
+});
 
 /** Notes from now on for how long the page did not answer. */
 const watch = (page) =>
@@ -471,6 +497,34 @@ test("the_module_is_missing", () =>
     { before: (page) => page.route("**/*.wasm", (route) => route.fulfill({ status: 404 })), allow: /404/ },
   ));
 
+for (const [what, validate, words] of [
+  ["is_cut_off", "", "did not arrive whole"],
+  ["has_instructions_that_the_browser_lacks", "WebAssembly.validate = () => false;", "A newer one can."],
+]) {
+  test(`the_module_${what}`, () =>
+    visit(
+      async (page) => {
+        await state(page, "failed");
+        check((await status(page)).includes(words), await status(page));
+        await page.unroute("**/*.wasm");
+        await page.click("#retry");
+        await painted(page);
+      },
+      {
+        before: async (page) => {
+          await page.route("**/*.wasm", async (route) => {
+            const response = await route.fetch();
+            await route.fulfill({ response, body: (await response.body()).subarray(0, 9000) });
+          });
+          await page.route("**/worker.js", async (route) => {
+            const response = await route.fetch();
+            await route.fulfill({ response, body: (await response.text()) + validate });
+          });
+        },
+      },
+    ));
+}
+
 test("the_reader_is_missing", () =>
   visit(
     async (page) => {
@@ -618,6 +672,40 @@ test("too_large_is_scaled_and_told", () =>
     equal(`${width}x${height}`, "1024x256", "painting");
   }));
 
+test("a_file_that_is_cut_off_is_painted_and_told", () =>
+  visit(async (page) => {
+    await painted(page);
+    const draw = "for (let i = 0; i < 400; i++) context.fillRect((i * 37) % 400, i, 9, 9);";
+    const film = Buffer.from("as cameras append");
+    for (const kind of ["png", "jpeg", "webp"]) {
+      const whole = await made(page, 400, 400, draw, `image/${kind}`);
+      for (const [what, bytes, cut] of [
+        ["whole", whole, false],
+        ["long", Buffer.concat([whole, film]), false],
+        ["short", whole.subarray(0, whole.length * 0.9), true],
+      ]) {
+        if (what + kind === "shortwebp") continue; // nothing of it is decoded
+        await bring(page, bytes, `${what}-${kind}.${kind}`);
+        await hangs(page, `${what}-${kind}`);
+        await painted(page);
+        equal((await status(page)).includes("The file is cut off"), cut, `${what} ${kind} is told to be cut off`);
+      }
+    }
+    await bring(page, FLOWER.subarray(0, 20), "flower.png");
+    await says(page, "“flower.png” is cut off, and too little of it is there to be painted.");
+  }, fake({})));
+
+test("more_pixels_than_the_browser_opens", () =>
+  visit(async (page) => {
+    await painted(page);
+    // The size is there, and an end; what is between would take a browser's memory.
+    const large = png(8, 8);
+    large.writeUInt32BE(33_000, 16);
+    large.writeUInt32BE(33_000, 20);
+    await bring(page, large, "large.png");
+    await says(page, "“large.png” has 33000 × 33000 pixels, more than this browser can open");
+  }, fake({})));
+
 test("too_small_is_told", () =>
   visit(async (page) => {
     await painted(page);
@@ -638,6 +726,9 @@ test("a_style_that_does_not_come", () =>
       check((await status(page)).includes("“ink” could not be fetched"), await status(page));
       check(!differs(await pixels(page), reference("glass")), "the picture on the wall changed");
       await page.context().unroute("**/styles/ink.safetensors", gone);
+      await bring(page, Buffer.from("no picture"), "holiday.png");
+      await says(page, "“holiday.png” is no picture");
+      check((await status(page)).includes("“ink” could not be fetched"), "what “Try again” tries is not told");
       await page.click("#retry");
       await painted(page);
       same(await pixels(page), reference("ink"), "tried again");
@@ -669,6 +760,37 @@ test("a_style_that_comes_slowly", () =>
     await says(page, "Fetching the style “ink” …");
     await painted(page);
     check(!(await status(page)).includes("Fetching"), await status(page));
+  }, fake({})));
+
+test("the_style_is_fetched_beside_the_program", () => {
+  let release;
+  const asked = new Promise((resolve) => (release = resolve));
+  return visit(painted, {
+    before: async (page) => {
+      await page.route("**/styles/glass.safetensors", (route) => (release(), route.continue()));
+      await page.route("**/*.wasm", async (route) => (await asked, route.continue()));
+    },
+  });
+});
+
+test("a_style_that_never_comes_holds_nothing_up", () =>
+  visit(async (page) => {
+    await painted(page);
+    let asked = 0;
+    await page.context().route("**/styles/ink.safetensors", () => (asked += 1)); // no answer
+    await page.check("input[value=ink]", { force: true });
+    await says(page, "Fetching the style “ink” …");
+    await bring(page, FLOWER, "flower.png");
+    await hangs(page, "flower");
+    equal(asked, 1, "times the style was asked for, for two pictures");
+    page.setDefaultTimeout(3000);
+    await page.check("input[value=glass]", { force: true });
+    await painted(page);
+    equal(await page.textContent("#in-style"), "glass", "the placard");
+    await page.context().unroute("**/styles/ink.safetensors");
+    await page.check("input[value=ink]", { force: true });
+    await painted(page);
+    equal(await page.textContent("#in-style"), "ink", "the placard, in the end");
   }, fake({})));
 
 // --- pictures in and out
@@ -731,6 +853,21 @@ test("drawings_are_drawn_and_fetch_nothing", () =>
     equal(`${width}x${height}`, "1024x512", "size");
     equal([rgba.readUInt32BE(4 * 500), rgba.readUInt32BE(4 * 524)].join(), [0x0000ffff, 0xffffffff].join(), "colours");
     check(!asked.some((address) => address.includes("secret")), `asked for ${asked}`);
+  }, fake({})));
+
+test("a_drawing_of_too_many_parts", () =>
+  visit(async (page) => {
+    await painted(page);
+    // Each level shows the one before four times: with all ten a million parts, which take seconds.
+    const level = (_, at) => `<g id="a${at + 1}">${`<use href="#a${at}" x="1"/>`.repeat(4)}</g>`;
+    const drawing = (levels) => `<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20">
+      <defs><rect id="a0" width="9" height="9"/>${Array.from({ length: levels }, level).join("")}</defs>
+      <use href="#a${levels}"/></svg>`;
+    await bring(page, drawing(3), "few.svg");
+    await hangs(page, "few");
+    await painted(page);
+    await bring(page, drawing(10), "many.svg");
+    await says(page, "“many.svg” is too large a drawing for this page");
   }, fake({})));
 
 test("strength_blends_and_download_saves_it", () =>
@@ -847,6 +984,62 @@ test("camera_closed_while_the_browser_asks", () =>
       equal(await page.textContent("#title"), named, "the placard");
     },
     { kind: "camera", permissions: ["camera"] },
+  ));
+
+test("camera_and_a_style_that_never_comes", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      await page.context().route("**/styles/ink.safetensors", () => {}); // no answer
+      page.setDefaultTimeout(3000);
+      const asked = page.waitForRequest("**/styles/ink.safetensors");
+      await page.check("input[value=ink]", { force: true });
+      await asked;
+      await page.check("input[value=glass]", { force: true });
+      await page.evaluate(() => (document.querySelector("#time").textContent = ""));
+      await page.waitForFunction(() => document.querySelector("#time").textContent);
+      await page.check("input[value=ink]", { force: true });
+      await page.waitForTimeout(200);
+      await page.click("#camera");
+      await state(page, "painted");
+    },
+    { ...fake({}), kind: "camera", query: "?backend=gpu", permissions: ["camera"] },
+  ));
+
+test("camera_and_files", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      await bring(page, Buffer.from("no picture"), "holiday.png");
+      await says(page, "“holiday.png” is no picture");
+      const filming = () => page.evaluate(() => document.querySelector("#video").srcObject !== null);
+      equal(await page.getAttribute("html", "data-state"), "live", "the page");
+      check(await filming(), "a file that is no picture ended the camera");
+      await paintFlower(page);
+      check(!(await filming()), "a picture did not end the camera");
+    },
+    { ...fake({}), kind: "camera", permissions: ["camera"] },
+  ));
+
+test("camera_and_a_device_that_is_lost", () =>
+  visit(
+    async (page) => {
+      await painted(page);
+      await page.click("#camera");
+      await state(page, "live");
+      page.setDefaultTimeout(3000);
+      await says(page, "The graphics device was lost. It was opened again and went on.");
+      equal(await page.getAttribute("html", "data-state"), "live", "the page");
+    },
+    {
+      ...fake({ stylize: `self.frames = (self.frames ?? 0) + 1; if (self.frames === 5) { ${LOST} }` }),
+      kind: "camera",
+      permissions: ["camera"],
+    },
   ));
 
 for (const [what, kind, words] of [
