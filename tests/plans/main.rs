@@ -1,7 +1,9 @@
 //! The planner as data: which kernels for which shape, and what must hold of every plan. No device.
 
 mod every_plan;
+mod invariants;
 
+use invariants::{problem, running, view};
 use wgnorm::plan::{
     Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Traffic, Tuning, Wants, Window,
 };
@@ -13,45 +15,8 @@ const WEBGPU: Caps = Caps::WEBGPU;
 /// What all kernels together need.
 const ROOMY: Caps = Caps { storage_buffers: 10, ..WEBGPU };
 
-fn problem(view: View) -> Problem {
-    Problem {
-        view,
-        dtype: DType::F32,
-        centered: true,
-        source: StatSource::Batch,
-        eps: 1e-5,
-        weight: true,
-        bias: true,
-        addend: false,
-        masked: false,
-        activation: Activation::None,
-        update: None,
-    }
-}
-
-/// The rows of the table in `wgnorm::layers`.
-fn view(kind: usize, [n, c, s]: [u32; 3]) -> View {
-    let view = |extent, data, param, stat, mask| View { extent, data, param, stat, mask };
-    let per_sample = [s, 0, 0, 1];
-    match kind {
-        0 => view([n, c, 1, s], [c * s, s, 0, 1], [0, 1, 0, 0], [c, 1, 0, 0], per_sample),
-        1 => view([n, c, 1, s], [c * s, 1, 0, c], [0, 1, 0, 0], [c, 1, 0, 0], per_sample),
-        2 => view([1, c, n, s], [0, s, c * s, 1], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, s, 1]),
-        3 => view([1, c, 1, n * s], [0, 1, 0, c], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]),
-        4 => view([n, 1, c, s], [c * s, c * s, s, 1], [0, c, 1, 0], [1, 1, 0, 0], per_sample),
-        5 => view([n, 1, s, c], [c * s, c, c, 1], [0, c, 0, 1], [1, 1, 0, 0], [s, 0, 1, 0]),
-        _ => view([1, n * c, 1, s], [0, s, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0; 4]),
-    }
-}
-
 fn instance_norm(n: u32, c: u32, s: u32) -> Problem {
     problem(view(0, [n, c, s]))
-}
-
-fn running(mut problem: Problem) -> Problem {
-    problem.source = StatSource::Running;
-    problem.view.stat = [0, 1, 0, 0];
-    problem
 }
 
 fn forward(problem: &Problem, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
