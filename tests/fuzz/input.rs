@@ -41,13 +41,6 @@ impl<'a> Input<'a> {
             }
         }
     }
-
-    /// So many bytes at most.
-    pub fn take(&mut self, most: usize) -> &'a [u8] {
-        let (taken, rest) = self.0.split_at(most.min(self.0.len()));
-        self.0 = rest;
-        taken
-    }
 }
 
 /// Numbers at which arithmetic changes its ways.

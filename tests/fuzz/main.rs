@@ -20,6 +20,7 @@ mod input;
 #[path = "../plans/invariants.rs"]
 mod invariants;
 mod planner;
+mod state;
 
 use bounds::within;
 
@@ -28,4 +29,9 @@ fn planner() {
     bolero::check!()
         .with_max_len(64)
         .for_each(|bytes: &[u8]| within(64 << 20, || planner::run(bytes)));
+}
+
+#[test]
+fn state() {
+    bolero::check!().for_each(|bytes: &[u8]| within(32 << 20, || state::run(bytes)));
 }
