@@ -15,6 +15,7 @@
 //! ```
 
 mod bounds;
+mod calls;
 mod common;
 mod input;
 #[path = "../plans/invariants.rs"]
@@ -23,6 +24,16 @@ mod planner;
 mod state;
 
 use bounds::within;
+use wgnorm::Context;
+
+#[test]
+fn calls() {
+    let context = Context::host();
+    bolero::check!().for_each(|bytes: &[u8]| {
+        within(64 << 20, || calls::run(&context, bytes));
+        context.trim();
+    });
+}
 
 #[test]
 fn planner() {
