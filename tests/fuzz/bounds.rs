@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// No case needs so much at once: who asks for it gets none, as where memory has run out.
-const REFUSED: usize = 256 << 20;
+const REFUSED: usize = 32 << 20;
 /// Long on a machine that is busy, short for a hang.
 const SLOW: Duration = Duration::from_secs(20);
 

@@ -7,8 +7,8 @@ use crate::common::tolerance::{self, Bound};
 use crate::input::Input;
 use wgnorm::{Activation, Affine, Backend, ConfigError, Context, DType, Error, MemoryOrder, Mode};
 
-/// Elements of a tensor here: enough for all of the host's ways.
-const MOST: usize = 1 << 16;
+/// Elements of most tensors here, and of a few: enough for all of the host's ways.
+const MOST: [usize; 2] = [1 << 11, 1 << 16];
 
 /// Of x.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,8 @@ fn any_case(input: &mut Input<'_>) -> Case {
         _ => usize::from(input.byte()),
     };
     let [n, c, s] = [size(&SAMPLES), size(&CHANNELS).max(1), size(&POSITIONS)];
-    let s = s.min(MOST / (n * c).max(1));
+    let most = MOST[usize::from(input.byte() >= 250)];
+    let s = s.min(most / (n * c).max(1)).max(s.min(1));
     let families = Family::all(c);
     let family = match families[usize::from(u16::from_le_bytes(input.bytes())) % families.len()] {
         Family::Bank(_) => Family::Bank(1 + input.below(4)),

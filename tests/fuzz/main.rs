@@ -20,6 +20,7 @@ mod common;
 mod input;
 #[path = "../plans/invariants.rs"]
 mod invariants;
+mod misuse;
 mod planner;
 mod state;
 
@@ -31,6 +32,15 @@ fn calls() {
     let context = Context::host();
     bolero::check!().for_each(|bytes: &[u8]| {
         within(64 << 20, || calls::run(&context, bytes));
+        context.trim();
+    });
+}
+
+#[test]
+fn misuse() {
+    let context = Context::host();
+    bolero::check!().for_each(|bytes: &[u8]| {
+        within(128 << 20, || misuse::run(&context, bytes));
         context.trim();
     });
 }
