@@ -26,8 +26,13 @@ enum Pattern {
 pub fn run(context: &Context, bytes: &[u8]) {
     let input = &mut Input(bytes);
     let case = any_case(input);
-    let pattern = any_pattern(input, context, &case);
-    if let Err(broken) = check(context, &case, pattern) {
+    check(context, &case, input);
+}
+
+/// A call of this kind with any numbers.
+pub fn check(context: &Context, case: &Case, input: &mut Input<'_>) {
+    let pattern = any_pattern(input, context, case);
+    if let Err(broken) = agrees(context, case, pattern) {
         panic!("{context} {case:?} {pattern:?}: {broken}");
     }
 }
@@ -96,7 +101,7 @@ fn any_pattern(input: &mut Input<'_>, context: &Context, case: &Case) -> Pattern
     }
 }
 
-fn check(context: &Context, case: &Case, pattern: Pattern) -> Result<(), String> {
+fn agrees(context: &Context, case: &Case, pattern: Pattern) -> Result<(), String> {
     let [n, _, s] = case.shape;
     let rows = matches!(case.family, Family::Layer(_) | Family::Rms(_));
     // Rows of no elements are refused by the settings; a bank's weights are per sample.

@@ -5,7 +5,7 @@ mod invariants;
 
 use invariants::{problem, running, view};
 use wgnorm::plan::{
-    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Traffic, Tuning, Wants, Window,
+    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Small, Traffic, Tuning, Wants, Window,
 };
 use wgnorm::{
     Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
@@ -443,4 +443,21 @@ fn entries_are_few() {
         let Traffic { read, written, entries, .. } = backward(&problem).traffic();
         assert!(entries > 0 && (entries as f64) < 0.1 * (read + written) as f64, "{entries}");
     }
+}
+
+/// Found by fuzzing: devices that no context is on, tables that 32 bits do not count.
+#[test]
+fn what_no_device_does_is_refused() {
+    let few = Caps { storage_buffers: 7, ..WEBGPU };
+    let refused = forward(&instance_norm(1, 3, 1 << 20), &few, &Offsets::default());
+    let name = "max_storage_buffers_per_shader_stage";
+    assert!(
+        matches!(refused, Err(PlanError::Limit { needed: 8, limit: 7, limit_name, .. }) if limit_name == name)
+    );
+    let small = |small| Plan::small(&small, &WEBGPU, &Offsets::default());
+    let mix = |extent| small(Small::Mix { extent, strides: [1, 1], add: false });
+    assert!(mix([u32::MAX; 3]).is_err() && mix([1 << 16, 1 << 16, 0]).is_err());
+    assert!(small(Small::Gather { entries: u32::MAX, parts: u32::MAX }).is_err());
+    // Each side fits, though no tensor has so many elements.
+    assert!(mix([4099, 4099, 4099]).is_ok());
 }
