@@ -161,7 +161,7 @@ impl<'a> Geometry<'a> {
 
     /// Groups side by side in a workgroup, where neighbouring lanes take them.
     fn columns(&self, most: u32) -> u32 {
-        self.view.extent[1].next_power_of_two().min(most).min(self.wg)
+        self.view.extent[1].min(most).next_power_of_two().min(self.wg)
     }
 
     /// Regime "group fits the workgroup": as few lanes per group as give each its ideal tile. None
@@ -177,7 +177,7 @@ impl<'a> Geometry<'a> {
         let chunks = len.div_ceil(4);
         let slicing = |rows| {
             let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
-            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile, turns: 1, kin }
+            Slicing { slices: 1, slice_len: chunks.saturating_mul(4), rows, tile, turns: 1, kin }
         };
         if !self.shows_groups() || least > self.wg {
             return None;
@@ -455,7 +455,7 @@ impl<'a> Geometry<'a> {
         operands: &[Operand],
     ) -> Result<Stage, PlanError> {
         check_buffers(kernel, self.caps)?;
-        let lanes = shared_by.next_power_of_two().min(self.wg);
+        let lanes = shared_by.min(self.wg).next_power_of_two();
         let overrides = Overrides {
             wg: self.wg,
             rows: self.wg / lanes,

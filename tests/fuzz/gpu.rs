@@ -41,7 +41,7 @@ pub fn run([gpu, host]: [&Context; 2], bytes: &[u8]) {
 /// Of each kernel, type, order and kind of operand some; the seventh reads positions that nobody counts.
 fn kinds(kind: usize) -> Case {
     use MemoryOrder::ChannelsLast;
-    let case = |family, shape| Case { addend: kind % 2 == 0, ..Case::new(family, shape) };
+    let case = |family, shape| Case { addend: kind.is_multiple_of(2), ..Case::new(family, shape) };
     match kind {
         0 => case(Family::Instance, [2, 3, 49]),
         1 => Case { dtype: DType::F16, ..case(Family::Instance, [1, 2, 20_001]) },

@@ -67,8 +67,12 @@ fn any_problem(input: &mut Input<'_>) -> Problem {
         at => SIZES[usize::from(at) % SIZES.len()],
     };
     let [n, c, s] = [size(), size(), size()];
-    // What a tensor holds; most of them of a size whose elements can be counted.
-    let most = if input.byte() < 16 { u32::MAX } else { 1 << 16 };
+    // What a tensor holds; few of a size whose elements take long to count, or are not counted.
+    let most = match input.byte() {
+        0..8 => u32::MAX,
+        8..16 => 1 << 17,
+        _ => 1 << 12,
+    };
     let c = c.min(most / n.max(1));
     let s = s.min(most / n.max(1) / c.max(1));
     let mut problem = problem(view(kind, [n, c, s]));

@@ -152,7 +152,7 @@ fn file(input: &mut Input<'_>, which: u8) -> Vec<u8> {
     let mut header = String::from("{");
     let mut at = 0u64;
     // Now and then so many that quadratic work would show.
-    let tensors = if input.byte() == 255 { 2000 } else { input.below(8) };
+    let tensors = if input.byte() == 255 { 200 } else { input.below(8) };
     for i in 0..tensors {
         let fits = input.byte() < 200;
         let (dtype, size) = match i {

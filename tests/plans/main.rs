@@ -7,9 +7,7 @@ use invariants::{problem, running, view};
 use wgnorm::plan::{
     Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Small, Traffic, Tuning, Wants, Window,
 };
-use wgnorm::{
-    Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
-};
+use wgnorm::{Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate};
 
 const WEBGPU: Caps = Caps::WEBGPU;
 /// What all kernels together need.
@@ -458,6 +456,13 @@ fn what_no_device_does_is_refused() {
     let mix = |extent| small(Small::Mix { extent, strides: [1, 1], add: false });
     assert!(mix([u32::MAX; 3]).is_err() && mix([1 << 16, 1 << 16, 0]).is_err());
     assert!(small(Small::Gather { entries: u32::MAX, parts: u32::MAX }).is_err());
+    // More than half of what 32 bits count.
+    let caps = Caps { max_binding: 64 << 30, ..WEBGPU };
+    let wants = Wants { weight: true, ..Wants::default() };
+    assert!(
+        Plan::backward(&problem(view(6, [3, 1 << 30, 1])), &caps, &Offsets::default(), wants)
+            .is_ok()
+    );
     // Each side fits, though no tensor has so many elements.
     assert!(mix([4099, 4099, 4099]).is_ok());
 }
