@@ -11,7 +11,7 @@
 //!
 //! ```sh
 //! cargo install cargo-bolero --no-default-features
-//! cargo bolero test -p wgnorm-fuzz --no-default-features -s NONE calls -T 30m
+//! cargo bolero test calls -p wgnorm-fuzz --no-default-features -l 96 -T 30m -s NONE
 //! ```
 
 mod bounds;
