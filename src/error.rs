@@ -480,8 +480,8 @@ pub enum RunError {
         /// What the driver said.
         reason: String,
     },
-    /// The device has no memory left for this.
-    #[error("the device is out of memory for {bytes} bytes")]
+    /// The device, or for a layer's parameters the host, has no memory left for this.
+    #[error("out of memory for {bytes} bytes")]
     OutOfMemory {
         /// The bytes asked for.
         bytes: u64,

@@ -8,7 +8,8 @@ use crate::problem::{Estimator, Problem, StatSource};
 use crate::statistics::{GroupSums, Statistics};
 use crate::tensor::HostData;
 use crate::{
-    ConfigError, Context, DType, Error, Mask, Shape, ShapeError, Tensor, TensorDesc, trace,
+    ConfigError, Context, DType, Error, Mask, RunError, Shape, ShapeError, Tensor, TensorDesc,
+    trace,
 };
 #[cfg(feature = "gpu")]
 use std::sync::Arc;
@@ -121,6 +122,7 @@ impl<'a, 't> Inputs<'a, 't> {
             return Ok(Statistics { tensor });
         }
         let _ = context;
+        check_groups(&self.problem)?;
         let operands = self.host_operands()?;
         let moments = host::statistics(&self.problem, &operands);
         Ok(Statistics { tensor: Tensor::from_vec_of([groups, 4], moments)? })
@@ -169,6 +171,7 @@ impl<'a, 't> Inputs<'a, 't> {
             let (y, moments) = gpu::forward_saved(gpu, self)?;
             return Ok((y, self.saved(moments)));
         }
+        check_groups(&self.problem)?;
         let pool = context.host_pool();
         let (y, moments) = host::forward_saved(pool, &self.problem, &self.host_operands()?);
         let moments = Tensor::from_vec_of([moments.len() / 4, 4], moments)?;
@@ -213,6 +216,13 @@ impl<'a, 't> Inputs<'a, 't> {
             moments: given.map(|given| host_f64(given, "statistics")).transpose()?,
         })
     }
+}
+
+/// Whether the host has room for an entry of each group: tensors of no elements may have billions of them.
+fn check_groups(problem: &Problem) -> Result<(), RunError> {
+    let groups = u64::from(problem.view.groups());
+    // In the host's own form, and as a tensor.
+    if problem.view.elements() > 0 { Ok(()) } else { host::check_memory(groups * (3 + 4) * 8) }
 }
 
 /// What a backward pass is asked for, besides dx.
@@ -261,6 +271,7 @@ impl Backward<'_, '_> {
             return Ok(GroupSums { tensor });
         }
         let _ = context;
+        check_groups(&self.saved.problem)?;
         let dy = self.dy.host_data("dy")?;
         let sums = host::group_sums(&self.saved.problem, &self.host_operands()?, dy);
         Ok(GroupSums { tensor: Tensor::from_vec_of([sums.len() / 4, 4], sums)? })

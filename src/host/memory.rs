@@ -3,9 +3,17 @@
 //! The system hands out large memory as pages that it clears at the first touch, which costs about
 //! five times the write itself; memory that comes back keeps its pages.
 
+use crate::RunError;
 use crate::desc::sealed::Element;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Whether there is memory for what was asked for, where that may be any number of bytes: an error then, not the end of
+/// the process. Where the system promises memory that it does not have, nobody can tell.
+pub fn check(bytes: u64) -> Result<(), RunError> {
+    let fits = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
+    if fits { Ok(()) } else { Err(RunError::OutOfMemory { bytes }) }
+}
 
 /// Free blocks of a type that a pool keeps. A network has about two sizes of activations in flight per
 /// stage.

@@ -18,7 +18,7 @@ mod stats;
 mod style;
 mod walk;
 
-pub(crate) use memory::{Block, Free, HostPool};
+pub(crate) use memory::{Block, Free, HostPool, check as check_memory};
 pub(crate) use running::HostRunning;
 pub(crate) use style::{style_gradient, style_tables};
 
@@ -81,7 +81,9 @@ pub(crate) fn forward(
     operands: &Operands<'_>,
     into: Option<HostData<'static>>,
 ) -> HostData<'static> {
-    forward_and(pool, problem, operands, into, problem.update.is_some()).0
+    // Nothing is updated with statistics of nothing.
+    let keep = problem.update.is_some() && problem.view.elements() > 0;
+    forward_and(pool, problem, operands, into, keep).0
 }
 
 /// y, and the statistics it was made with, as [`statistics`] has them; of running ones
@@ -134,6 +136,7 @@ fn forward_of<T: Element>(
     if x.is_empty() {
         return match problem.source {
             StatSource::Given { .. } => read_moments(problem, operands),
+            _ if !keep => Vec::new(),
             _ => vec![Moments::default(); problem.view.statistics() as usize],
         };
     }

@@ -5,7 +5,7 @@ use super::observer::Observer;
 use super::{Affine, Extras, Init};
 #[cfg(feature = "gpu")]
 use crate::gpu::CallCache;
-use crate::host::HostRunning;
+use crate::host::{self, HostRunning};
 use crate::ops::{Inputs, Running};
 use crate::problem::Problem;
 use crate::tensor::HostData;
@@ -75,6 +75,11 @@ impl Parameters {
         for init in inits {
             init.check(layer)?;
         }
+        let present = [affine.has_weight(), affine.has_bias()];
+        // What is drawn is f32, and copied into its place; two running statistics are f64.
+        let drawn =
+            if affine == Affine::None { 0 } else { shape.elements().saturating_mul(2 * 2 * 4) };
+        host::check_memory(drawn.saturating_add(tracked.unwrap_or(0) as u64 * 2 * 8))?;
         let dtype = DType::F32;
         let running = match tracked {
             Some(n) => Some(Running::new(context, HostRunning::new(n, dtype))?),
@@ -94,7 +99,6 @@ impl Parameters {
             calls: CallCache::default(),
         };
         let Parameters { shape, context, affine: places, .. } = &mut parameters;
-        let present = [affine.has_weight(), affine.has_bias()];
         for (i, name) in NAMES.into_iter().enumerate().filter(|&(i, _)| present[i]) {
             let values = inits[i].values(shape.elements() as usize);
             let tensor = Tensor::from_vec(&*shape, values)?;

@@ -140,9 +140,13 @@ impl<'a> Geometry<'a> {
         let Offsets { x, y, addend, dy, .. } = *offsets;
         let shift = [x, y, addend, dy].map(|offset| offset % caps.offset_alignment);
         let shift = shift.into_iter().fold(0, u64::max);
-        let whole = u64::from(view.elements());
-        let window =
-            if whole * element + shift <= caps.max_binding { part.max(whole) } else { part };
+        // Of a bank's blends not a tensor's, and more than 32 bits may count.
+        let whole = view.extent.iter().fold(1u64, |n, &size| n.saturating_mul(size.into()));
+        let window = if whole.saturating_mul(element).saturating_add(shift) <= caps.max_binding {
+            part.max(whole)
+        } else {
+            part
+        };
         Geometry { problem, view, caps, offsets, knobs, wg, tile_max, dense, columns, window }
     }
 
@@ -158,7 +162,7 @@ impl<'a> Geometry<'a> {
 
     /// Groups side by side in a workgroup, where neighbouring lanes take them.
     fn columns(&self, most: u32) -> u32 {
-        self.view.extent[1].next_power_of_two().min(most).min(self.wg)
+        self.view.extent[1].min(most).next_power_of_two().min(self.wg)
     }
 
     /// Regime "group fits the workgroup": as few lanes per group as give each its ideal tile. None
@@ -174,7 +178,7 @@ impl<'a> Geometry<'a> {
         let chunks = len.div_ceil(4);
         let slicing = |rows| {
             let tile = chunks.div_ceil(self.wg / rows).next_power_of_two();
-            Slicing { slices: 1, slice_len: len.next_multiple_of(4), rows, tile, turns: 1, kin }
+            Slicing { slices: 1, slice_len: chunks.saturating_mul(4), rows, tile, turns: 1, kin }
         };
         if !self.shows_groups() || least > self.wg {
             return None;
@@ -373,6 +377,7 @@ impl<'a> Geometry<'a> {
 
     fn stage(&self, pass: &Pass<'_>, span: [u32; 4], window: Window) -> Result<Stage, PlanError> {
         let (kernel, slicing, problem) = (pass.kernel, &pass.slicing, self.problem);
+        check_buffers(kernel, self.caps)?;
         let size = self.element();
         let offsets = [self.offsets.x, self.offsets.y, self.offsets.addend, self.offsets.dy];
         let roles = [super::Role::X, super::Role::Y, super::Role::Addend, super::Role::Dy];
@@ -465,7 +470,8 @@ impl<'a> Geometry<'a> {
         overrides: Overrides,
         operands: &[Operand],
     ) -> Result<Stage, PlanError> {
-        let lanes = shared_by.next_power_of_two().min(self.wg);
+        check_buffers(kernel, self.caps)?;
+        let lanes = shared_by.min(self.wg).next_power_of_two();
         let overrides = Overrides {
             wg: self.wg,
             rows: self.wg / lanes,
@@ -598,6 +604,17 @@ fn prev_power_of_two(n: u32) -> u32 {
 
 pub(super) fn check_limit(what: &'static str, needed: u64, limit: u64) -> Result<(), PlanError> {
     if needed > limit { Err(binding_limit(what, needed, limit)) } else { Ok(()) }
+}
+
+/// A context is on no device with fewer than eight; who plans for others is told.
+fn check_buffers(kernel: Kernel, caps: &Caps) -> Result<(), PlanError> {
+    let needed = kernel.bindings().len() as u64;
+    let limit = u64::from(caps.storage_buffers);
+    let limit_name = "max_storage_buffers_per_shader_stage";
+    if needed <= limit {
+        return Ok(());
+    }
+    Err(PlanError::Limit { what: "the storage buffers of a kernel", needed, limit_name, limit })
 }
 
 fn binding_limit(what: &'static str, needed: u64, limit: u64) -> PlanError {

@@ -59,7 +59,8 @@ impl Plan {
             Small::Gather { entries, parts: given } => {
                 parts = given;
                 let operands = [Operand::Moments, Operand::Absent, Operand::Gathered];
-                let bytes = u64::from(entries) * u64::from(parts) * ENTRY;
+                let bytes = u64::from(entries) * u64::from(parts);
+                let bytes = bytes.saturating_mul(ENTRY);
                 (Kernel::GatherMoments, entries, operands, bytes)
             }
             Small::Merge { entries, add } => {
@@ -85,7 +86,8 @@ impl Plan {
                 let sides = [u64::from(rows), u64::from(columns), u64::from(terms)];
                 let largest =
                     (sides[0] * sides[2]).max(sides[2] * sides[1]).max(sides[0] * sides[1]);
-                (Kernel::MixRows, rows * columns, operands, largest * 4)
+                // What 32 bits do not count is above the limit of any binding.
+                (Kernel::MixRows, rows.saturating_mul(columns), operands, largest.saturating_mul(4))
             }
         };
         if entries == 0 {

@@ -1,57 +1,20 @@
 //! The planner as data: which kernels for which shape, and what must hold of every plan. No device.
 
 mod every_plan;
+mod invariants;
 
+use invariants::{problem, running, view};
 use wgnorm::plan::{
-    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Traffic, Tuning, Wants, Window,
+    Access, Caps, Keep, Kernel, Offsets, Operand, Plan, Small, Traffic, Tuning, Wants, Window,
 };
-use wgnorm::{
-    Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate, StatSource, View,
-};
+use wgnorm::{Activation, DType, Estimator, Momentum, PlanError, Problem, RunningUpdate};
 
 const WEBGPU: Caps = Caps::WEBGPU;
 /// What all kernels together need.
 const ROOMY: Caps = Caps { storage_buffers: 10, ..WEBGPU };
 
-fn problem(view: View) -> Problem {
-    Problem {
-        view,
-        dtype: DType::F32,
-        centered: true,
-        source: StatSource::Batch,
-        eps: 1e-5,
-        weight: true,
-        bias: true,
-        addend: false,
-        masked: false,
-        activation: Activation::None,
-        update: None,
-    }
-}
-
-/// The rows of the table in `wgnorm::layers`.
-fn view(kind: usize, [n, c, s]: [u32; 3]) -> View {
-    let view = |extent, data, param, stat, mask| View { extent, data, param, stat, mask };
-    let per_sample = [s, 0, 0, 1];
-    match kind {
-        0 => view([n, c, 1, s], [c * s, s, 0, 1], [0, 1, 0, 0], [c, 1, 0, 0], per_sample),
-        1 => view([n, c, 1, s], [c * s, 1, 0, c], [0, 1, 0, 0], [c, 1, 0, 0], per_sample),
-        2 => view([1, c, n, s], [0, s, c * s, 1], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, s, 1]),
-        3 => view([1, c, 1, n * s], [0, 1, 0, c], [0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]),
-        4 => view([n, 1, c, s], [c * s, c * s, s, 1], [0, c, 1, 0], [1, 1, 0, 0], per_sample),
-        5 => view([n, 1, s, c], [c * s, c, c, 1], [0, c, 0, 1], [1, 1, 0, 0], [s, 0, 1, 0]),
-        _ => view([1, n * c, 1, s], [0, s, 0, 1], [0, 0, 0, 1], [0, 1, 0, 0], [0; 4]),
-    }
-}
-
 fn instance_norm(n: u32, c: u32, s: u32) -> Problem {
     problem(view(0, [n, c, s]))
-}
-
-fn running(mut problem: Problem) -> Problem {
-    problem.source = StatSource::Running;
-    problem.view.stat = [0, 1, 0, 0];
-    problem
 }
 
 fn forward(problem: &Problem, caps: &Caps, offsets: &Offsets) -> Result<Plan, PlanError> {
@@ -478,4 +441,28 @@ fn entries_are_few() {
         let Traffic { read, written, entries, .. } = backward(&problem).traffic();
         assert!(entries > 0 && (entries as f64) < 0.1 * (read + written) as f64, "{entries}");
     }
+}
+
+/// Found by fuzzing: devices that no context is on, tables that 32 bits do not count.
+#[test]
+fn what_no_device_does_is_refused() {
+    let few = Caps { storage_buffers: 7, ..WEBGPU };
+    let refused = forward(&instance_norm(1, 3, 1 << 20), &few, &Offsets::default());
+    let name = "max_storage_buffers_per_shader_stage";
+    assert!(
+        matches!(refused, Err(PlanError::Limit { needed: 8, limit: 7, limit_name, .. }) if limit_name == name)
+    );
+    let small = |small| Plan::small(&small, &WEBGPU, &Offsets::default());
+    let mix = |extent| small(Small::Mix { extent, strides: [1, 1], add: false });
+    assert!(mix([u32::MAX; 3]).is_err() && mix([1 << 16, 1 << 16, 0]).is_err());
+    assert!(small(Small::Gather { entries: u32::MAX, parts: u32::MAX }).is_err());
+    // More than half of what 32 bits count.
+    let caps = Caps { max_binding: 64 << 30, ..WEBGPU };
+    let wants = Wants { weight: true, ..Wants::default() };
+    assert!(
+        Plan::backward(&problem(view(6, [3, 1 << 30, 1])), &caps, &Offsets::default(), wants)
+            .is_ok()
+    );
+    // Each side fits, though no tensor has so many elements.
+    assert!(mix([4099, 4099, 4099]).is_ok());
 }
