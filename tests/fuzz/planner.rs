@@ -22,6 +22,7 @@ pub fn run(bytes: &[u8]) {
         dy: offset(),
         weight: offset(),
         bias: offset(),
+        shared: false,
     };
     let wants = Wants {
         weight: input.flag(),
@@ -30,9 +31,13 @@ pub fn run(bytes: &[u8]) {
         given_sums: input.flag(),
     };
     let estimator = input.of(&[Estimator::Unbiased, Estimator::Biased]);
+    let y = if input.flag() { offsets.x } else { offsets.y };
+    let shared = Offsets { y, shared: true, ..offsets };
     // What is part of another call: x alone is read, or x and dy.
     let alone = Problem { addend: false, activation: Activation::None, update: None, ..problem };
+    let in_one_buffer = Plan::forward(&problem, &caps, &shared, Keep::Nothing);
     for (what, problem, plan) in [
+        ("forward, in one buffer", &problem, in_one_buffer),
         ("forward", &problem, Plan::forward(&problem, &caps, &offsets, Keep::Nothing)),
         ("forward, kept", &problem, Plan::forward(&problem, &caps, &offsets, Keep::Moments)),
         ("backward", &problem, Plan::backward(&problem, &caps, &offsets, wants)),
@@ -42,10 +47,9 @@ pub fn run(bytes: &[u8]) {
     ] {
         match plan {
             Ok(plan) => {
-                if let Err(broken) = check(&plan, &caps, &offsets, problem) {
-                    panic!(
-                        "{what} of {problem:?} with {offsets:?} {wants:?} on {caps:?}: {broken}"
-                    );
+                let given = if what.contains("one buffer") { &shared } else { &offsets };
+                if let Err(broken) = check(&plan, &caps, given, problem) {
+                    panic!("{what} of {problem:?} with {given:?} {wants:?} on {caps:?}: {broken}");
                 }
             }
             Err(error) => expected(&error),
