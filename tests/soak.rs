@@ -102,8 +102,8 @@ fn trains(context: &Context, steps: usize) {
         if i % 20 == 0 {
             let dweight = grads.dweight.unwrap().to_vec_blocking().unwrap();
             assert!(dweight.iter().all(|v| v.is_finite()));
-            let weight = Tensor::from_slice([3], &[1.0, 1.0 + i as f32 / steps as f32, 1.0]);
-            norm.set_weight(&weight.unwrap()).unwrap();
+            let weight = vec![1.0, 1.0 + i as f32 / steps as f32, 1.0];
+            norm.set_weight(&Tensor::from_vec([3], weight).unwrap()).unwrap();
         }
     });
     assert_eq!(norm.num_batches_tracked_blocking().unwrap(), steps as u64);
