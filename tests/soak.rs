@@ -47,7 +47,7 @@ fn census(context: &Context) -> Census {
             hal.command_encoders.read() + hal.fences.read(),
         ]
     });
-    Census { resident: pages.unwrap_or(0) * 4096 >> 20, objects }
+    Census { resident: (pages.unwrap_or(0) * 4096) >> 20, objects }
 }
 
 impl Census {
