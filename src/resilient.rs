@@ -117,32 +117,23 @@ impl<T: Portable> Resilient<T> {
     /// were before; an error of another kind is the answer, and the values are what the work made of them.
     ///
     /// # Errors
-    /// What the work returns; a loss only where the options leave nothing to go on with.
+    /// What the work returns. A loss, or [`OpenError`](crate::OpenError), only where the options leave nothing
+    /// to go on with.
     pub async fn call<R>(
         &mut self,
         work: impl AsyncFn(&Context, &T) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut reopened = false;
         loop {
-            let done = match work(&self.context, &self.value).await {
-                Ok(done) if self.value.is_changed_by_calls() => {
-                    self.value.save().await.map(|state| (done, Some(state)))
-                }
-                done => done.map(|done| (done, None)),
-            };
-            match done {
-                Ok((done, state)) => {
-                    if let Some(state) = state {
-                        self.state = state;
-                    }
-                    return Ok(done);
-                }
-                Err(error) => self.go_on(error, &mut reopened).await?,
+            let done = work(&self.context, &self.value).await;
+            let changed = self.value.is_changed_by_calls();
+            if let Some(answer) = self.keep(done, changed, &mut reopened).await {
+                return answer;
             }
         }
     }
 
-    /// Changes what is to last: its parameters, its settings.
+    /// Changes what is to last: its parameters, its settings. Done again as a [`call`](Self::call) is.
     ///
     /// # Errors
     /// What `change` returns; otherwise as [`call`](Self::call).
@@ -152,18 +143,33 @@ impl<T: Portable> Resilient<T> {
     ) -> Result<R, Error> {
         let mut reopened = false;
         loop {
-            let changed = match change(&mut self.value) {
-                Ok(done) => self.value.save().await.map(|state| (done, state)),
-                Err(error) => Err(error),
-            };
-            match changed {
-                Ok((done, state)) => {
-                    self.state = state;
-                    return Ok(done);
-                }
-                Err(error) => self.go_on(error, &mut reopened).await?,
+            let done = change(&mut self.value);
+            if let Some(answer) = self.keep(done, true, &mut reopened).await {
+                return answer;
             }
         }
+    }
+
+    /// Keeps the values of now with what was done, or goes on and has it done again: then there is no answer yet.
+    async fn keep<R>(
+        &mut self,
+        done: Result<R, Error>,
+        changed: bool,
+        reopened: &mut bool,
+    ) -> Option<Result<R, Error>> {
+        let error = match done {
+            Err(error) if is_loss(&error) => error,
+            done if !changed => return Some(done),
+            // Of work that failed in another way, too: its values are those of now.
+            done => match self.value.save().await {
+                Ok(state) => {
+                    self.state = state;
+                    return Some(done);
+                }
+                Err(error) => error,
+            },
+        };
+        self.go_on(error, reopened).await.err().map(Err)
     }
 
     /// Takes the values to what comes after a device, or returns the error if that is not a loss, or nothing does.
@@ -171,11 +177,10 @@ impl<T: Portable> Resilient<T> {
         let mut error = error;
         loop {
             let Error::Run(loss) = &error else { return Err(error) };
-            let lost = matches!(loss, RunError::DeviceLost { .. });
-            let short = matches!(loss, RunError::OutOfMemory { .. });
-            if !(lost || short) || self.context.backend() == Backend::Host {
+            if !is_loss(&error) || self.context.backend() == Backend::Host {
                 return Err(error);
             }
+            let lost = matches!(loss, RunError::DeviceLost { .. });
             let host = self.on_loss == OnLoss::Host || self.options.preference != Preference::Gpu;
             let context = if lost && self.on_loss == OnLoss::Reopen && !*reopened {
                 *reopened = true;
@@ -196,6 +201,11 @@ impl<T: Portable> Resilient<T> {
             }
         }
     }
+}
+
+/// Whether another device, or the host, may do what this one did not.
+fn is_loss(error: &Error) -> bool {
+    matches!(error, Error::Run(RunError::DeviceLost { .. } | RunError::OutOfMemory { .. }))
 }
 
 impl<T: Portable> fmt::Debug for Resilient<T> {

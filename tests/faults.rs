@@ -131,6 +131,43 @@ fn gpu_other_errors_are_answers() {
     assert_eq!((norm.last_loss(), norm.context().backend()), (None, Backend::Gpu));
 }
 
+/// What a call did before it failed is not undone by a loss that comes later.
+#[test]
+fn gpu_values_of_failed_work_last() {
+    if device::gpu().is_none() {
+        return;
+    }
+    let mut norm = block_on(Resilient::open(options(), OnLoss::Reopen, build)).unwrap();
+    let misfit = block_on(norm.call(async |context, norm| {
+        step(context, norm, &batch(0), None).await?;
+        norm.forward(context, &Tensor::zeros(context, [1, 4, 2, 2])?, Mode::Train)
+    }));
+    assert!(matches!(misfit, Err(Error::Shape(_))), "{misfit:?}");
+    norm.context().device().unwrap().destroy();
+    let count = block_on(norm.call(async |_, norm| norm.num_batches_tracked().await));
+    assert_eq!(count, Ok(1));
+    assert!(norm.last_loss().is_some());
+}
+
+/// Memory that a device does not have is sought on the host; where that is not allowed, it is the answer.
+#[test]
+fn gpu_memory_is_sought_on_the_host() {
+    if device::gpu().is_none() {
+        return;
+    }
+    let short = RunError::OutOfMemory { bytes: 1 };
+    let work = async |context: &Context, norm: &BatchNorm2d| match context.backend() {
+        Backend::Gpu => Err(Error::Run(short.clone())),
+        Backend::Host => step(context, norm, &batch(0), None).await,
+    };
+    let mut norm = block_on(Resilient::open(options(), OnLoss::Reopen, build)).unwrap();
+    block_on(norm.call(work)).unwrap();
+    assert_eq!((norm.context().backend(), norm.last_loss()), (Backend::Host, Some(&short)));
+    let options = ContextOptions { preference: Preference::Gpu, ..options() };
+    let mut norm = block_on(Resilient::open(options, OnLoss::Reopen, build)).unwrap();
+    assert_eq!(block_on(norm.call(work)).unwrap_err(), Error::Run(short.clone()));
+}
+
 /// What is set lasts, too; and a network is as resilient as its layers.
 #[test]
 fn gpu_parameters_outlive_the_device() {
