@@ -168,16 +168,9 @@ async fn gpu_that_is_lost_is_an_error_and_a_new_one_goes_on() {
     assert_eq!(call(&context, &layer).await.expect("the new device is there"), before);
 }
 
-/// Makes the browser refuse the next object whose label starts so: its descriptor `d` is changed first.
+/// Makes the browser refuse the next object whose label starts so: its descriptor is changed first.
 fn refuse(method: &str, label: &str, change: &str) {
-    let patch = format!(
-        "const proto = GPUDevice.prototype, make = proto.{method};
-        proto.{method} = function (d) {{
-            if (d.label.startsWith('{label}')) {{ proto.{method} = make; d = {{ ...d, {change} }}; }}
-            return make.call(this, d);
-        }};"
-    );
-    js_sys::eval(&format!("(() => {{ {patch} }})()")).expect("the patch");
+    spoil("GPUDevice", method, label, &format!("const d = a[0]; a[0] = {{ ...d, {change} }}"));
 }
 
 #[wasm_bindgen_test]
@@ -202,18 +195,15 @@ async fn gpu_errors_reach_those_they_concern_and_nobody_else() {
         refuse(method, label, change);
         let spoiled = layer.forward(&context, &before, Mode::Eval).expect("an answer comes later");
         let spoiled_in_turn = layer.forward(&context, &spoiled, Mode::Eval).expect("the same");
-        let refused = |read: Result<Vec<f32>, Error>| {
-            matches!(read, Err(Error::Run(RunError::Rejected { .. })))
-        };
         if label != "wgnorm readback" {
-            assert!(refused(spoiled_in_turn.to_vec().await), "{method} {label}");
+            assert!(is_refused(&spoiled_in_turn.to_vec().await), "{method} {label}");
             let known = layer.forward(&context, &spoiled, Mode::Eval);
             assert!(
                 matches!(known, Err(Error::Run(RunError::Rejected { .. }))),
                 "{method} {label}"
             );
         }
-        assert!(refused(spoiled.to_vec().await), "{method} {label}");
+        assert!(is_refused(&spoiled.to_vec().await), "{method} {label}");
         assert_eq!(before.to_vec().await.expect("it was made before"), data);
         drop((spoiled, spoiled_in_turn));
         for _ in 0..3 {
@@ -348,7 +338,7 @@ async fn gpu_errors_that_are_told_late_are_waited_for() {
     js_sys::Function::from(restore.expect("the patch"))
         .call0(&js_sys::global())
         .expect("the old one");
-    assert!(matches!(read, Err(Error::Run(RunError::Rejected { .. }))), "{read:?}");
+    assert!(is_refused(&read), "{read:?}");
     // The same operands, but not the call that was kept for them.
     layer.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut y).expect("a call");
     let y = y.to_vec().await.expect("nothing is wrong any more");

@@ -135,8 +135,7 @@ impl<'a> Operands<'a> {
             let shares = |(to, buffer): (Operand, Option<&wgpu::Buffer>)| {
                 operand != to && buffer == Some(data.buffer())
             };
-            let shares_x = operand == Operand::Y && forward && self.shares(Operand::X);
-            if !shares_x && written.into_iter().zip(buffers).any(shares) {
+            if written.into_iter().zip(buffers).any(shares) {
                 return Err(OperandError::SharedBuffer { operand: name });
             }
             // Entries are bound where they start: their kernels know no offset.

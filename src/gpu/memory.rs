@@ -36,6 +36,10 @@ impl Pool {
         Some(free.remove(at))
     }
 
+    pub fn of_tensors() -> Arc<Self> {
+        Arc::new(Pool::new("wgnorm tensor", TENSOR_USAGE))
+    }
+
     pub fn put(&self, buffer: wgpu::Buffer) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.push(buffer);
@@ -61,7 +65,7 @@ impl Drop for Pool {
     }
 }
 
-pub(crate) const TENSOR_USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
+const TENSOR_USAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE
     .union(wgpu::BufferUsages::COPY_SRC)
     .union(wgpu::BufferUsages::COPY_DST);
 
@@ -326,7 +330,7 @@ impl Gpu {
         })?;
         #[cfg(target_arch = "wasm32")]
         {
-            // Of the other parts what is doubtful stays so.
+            // Of the other parts what is open stays so; what has failed is taken to be what is repaired now.
             let mut made = self.doubts(&[state]).unwrap_or_default();
             made.add(first..self.device.reports.next());
             state.set_made(made);

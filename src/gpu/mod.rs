@@ -33,7 +33,7 @@ pub(crate) use run::{
 use crate::plan::{Caps, Role, Task, Tuning};
 use crate::{OpenError, RunError};
 use device::Device;
-use memory::{Pool, TENSOR_USAGE};
+use memory::Pool;
 use pipelines::PipelineCache;
 use std::{
     collections::HashMap,
@@ -117,7 +117,7 @@ impl Gpu {
             calls: CallCache::default(),
             #[cfg(not(target_arch = "wasm32"))]
             tuner: Tuner::default(),
-            tensors: Mutex::new(Arc::new(Pool::new("wgnorm tensor", TENSOR_USAGE))),
+            tensors: Mutex::new(Pool::of_tensors()),
             staging: Pool::new("wgnorm readback", Usage::MAP_READ | Usage::COPY_DST),
             #[cfg(target_arch = "wasm32")]
             heeded: AtomicU64::new(0),
@@ -160,8 +160,7 @@ impl Gpu {
             self.trim();
             self.pipelines.clear();
             // What tensors hold now is not to come back.
-            *self.tensors.lock().unwrap_or_else(PoisonError::into_inner) =
-                Arc::new(Pool::new("wgnorm tensor", TENSOR_USAGE));
+            *self.tensors.lock().unwrap_or_else(PoisonError::into_inner) = Pool::of_tensors();
             *self.scratch.lock().unwrap_or_else(PoisonError::into_inner) =
                 Scratch::new(&self.device)?;
         }

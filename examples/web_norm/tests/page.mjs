@@ -25,11 +25,7 @@ const tests = {
   page_works_on_the_host_beside_webgpu_in_software: () => visit("software", "host: the browser's GPU is none in hardware"),
   page_works_without_webgpu: () => visit("none", "host: the browser offers no GPU"),
   async gpu_and_host_agree() {
-    const page = await (await browser("software")).newPage();
-    await page.goto(url);
-    const [backends, off] = await page.evaluate(async () => {
-      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
-      await init();
+    const [backends, off] = await within("software", async ({ InstanceNorm }) => {
       const x = Float32Array.from({ length: 2 * 3 * 35 * 45 }, (_, i) => (i * i) % 17);
       const norms = [await InstanceNorm.open(3, 1e-3, "gpu"), await InstanceNorm.open(3, 1e-3, "host")];
       norms.forEach((norm) => norm.setWeight(new Float32Array([1, -2, 3])));
@@ -37,15 +33,10 @@ const tests = {
       const off = a.reduce((most, v, i) => Math.max(most, Math.abs(v - b[i])), 0);
       return [norms.map((norm) => norm.backend), a.length === x.length && b.some((v) => v > 1) ? off : NaN];
     });
-    await page.close();
     if (backends.join() !== "gpu,host" || !(off < 1e-5)) throw new Error(`${backends} differ by ${off}`);
   },
   async objects_may_be_changed_and_freed_while_a_call_waits() {
-    const page = await (await browser("software")).newPage();
-    await page.goto(url);
-    const [first, second] = await page.evaluate(async () => {
-      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
-      await init();
+    const [first, second] = await within("software", async ({ InstanceNorm }) => {
       const norm = await InstanceNorm.open(1, 0, "gpu");
       const x = new Float32Array([1, 3]);
       const first = norm.forward(x, [1, 1, 2]);
@@ -54,15 +45,10 @@ const tests = {
       norm.free();
       return [(await first).join(), (await second).join()];
     });
-    await page.close();
     if (first !== "-1,1" || second !== "4,6") throw new Error(`${first} and ${second}`);
   },
   async what_javascript_refuses_leaves_the_object_usable() {
-    const page = await (await browser("none")).newPage();
-    await page.goto(url);
-    const told = await page.evaluate(async () => {
-      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
-      await init();
+    const told = await within("none", async ({ InstanceNorm }) => {
       const norm = await InstanceNorm.open(1, 0);
       const x = () => new Float32Array([1, 3]);
       const detached = x();
@@ -90,16 +76,11 @@ const tests = {
       norm.free();
       return told;
     });
-    await page.close();
     const wanted = [...Array(4).fill("argument"), "-1,1", ...Array(5).fill("argument"), "-2,2"];
     if (told.join(" ") !== wanted.join(" ")) throw new Error(told.join(" "));
   },
   async what_is_wrong_is_an_error() {
-    const page = await (await browser("none")).newPage();
-    await page.goto(url);
-    const told = await page.evaluate(async () => {
-      const { default: init, InstanceNorm } = await import("./pkg/web_norm.js");
-      await init();
+    const told = await within("none", async ({ InstanceNorm }) => {
       const norm = await InstanceNorm.open(3);
       const x = new Float32Array(6);
       const message = (call) => call.then(() => "accepted", (error) => error.message);
@@ -127,9 +108,20 @@ const tests = {
     for (const [wanted, message] of told) {
       if (!message.includes(wanted)) throw new Error(`${message}, expected ${wanted}`);
     }
-    await page.close();
   },
 };
+
+/** What `body` makes of the module in a page of such a browser. */
+async function within(kind, body) {
+  const page = await (await browser(kind)).newPage();
+  await page.goto(url);
+  const result = await page.evaluate(`import("./pkg/web_norm.js").then(async (module) => {
+    await module.default();
+    return (${body})(module);
+  })`);
+  await page.close();
+  return result;
+}
 
 async function visit(kind, reason) {
   const page = await (await browser(kind)).newPage();
