@@ -135,7 +135,8 @@ impl<'a, 't> Inputs<'a, 't> {
             return gpu::forward(gpu, self);
         }
         let pool = context.host_pool();
-        let y = host::forward(pool, &self.problem, &self.host_operands()?, None);
+        check_groups(&self.problem)?;
+        let y = host::forward(pool, &self.problem, &self.host_operands()?, None)?;
         Ok(Tensor::host(self.x.desc().clone(), y))
     }
 
@@ -149,7 +150,8 @@ impl<'a, 't> Inputs<'a, 't> {
         }
         y.host_data("y")?;
         let operands = self.host_operands()?;
-        let data = host::forward(context.host_pool(), &self.problem, &operands, y.take_host());
+        check_groups(&self.problem)?;
+        let data = host::forward(context.host_pool(), &self.problem, &operands, y.take_host())?;
         *y = Tensor::host(self.x.desc().clone(), data);
         Ok(())
     }
@@ -173,7 +175,7 @@ impl<'a, 't> Inputs<'a, 't> {
         }
         check_groups(&self.problem)?;
         let pool = context.host_pool();
-        let (y, moments) = host::forward_saved(pool, &self.problem, &self.host_operands()?);
+        let (y, moments) = host::forward_saved(pool, &self.problem, &self.host_operands()?)?;
         let moments = Tensor::from_vec_of([moments.len() / 4, 4], moments)?;
         Ok((Tensor::host(self.x.desc().clone(), y), self.saved(moments)))
     }
@@ -218,11 +220,10 @@ impl<'a, 't> Inputs<'a, 't> {
     }
 }
 
-/// Whether the host has room for an entry of each group: tensors of no elements may have billions of them.
+/// Whether the host has room for an entry of each group: tensors of few elements, or none, may have billions of them.
 fn check_groups(problem: &Problem) -> Result<(), RunError> {
-    let groups = u64::from(problem.view.groups());
     // In the host's own form, and as a tensor.
-    if problem.view.elements() > 0 { Ok(()) } else { host::check_memory(groups * (3 + 4) * 8) }
+    host::check_memory(u64::from(problem.view.groups()) * (3 + 4) * 8)
 }
 
 /// What a backward pass is asked for, besides dx.
@@ -295,12 +296,13 @@ impl Backward<'_, '_> {
         let sums = self.sums.map(|sums| host_f64(&sums.tensor, "sums")).transpose()?;
         let dy = self.dy.host_data("dy")?;
         let operands = self.host_operands()?;
+        check_groups(&saved.problem)?;
         let pool = context.host_pool();
         let into = into.map_or([None, None], |grads| {
             [grads.dx.take_host(), grads.daddend.as_mut().and_then(Tensor::take_host)]
         });
         let request = host::Request { wants: saved.wants, sums, into };
-        let grads = host::backward(pool, &saved.problem, &operands, dy, request);
+        let grads = host::backward(pool, &saved.problem, &operands, dy, request)?;
         let param = |grad: Option<Vec<f64>>,
                      old: Option<&Tensor<'static>>,
                      like: Option<&Tensor<'static>>| {
@@ -397,7 +399,7 @@ pub(crate) fn style_gradient(
         moments,
         [&dsigma?, &dmu?],
         estimator,
-    );
+    )?;
     Ok(Tensor::host(style.desc().clone(), data))
 }
 

@@ -2,9 +2,9 @@
 
 use crate::desc::{DType, Element, MemoryOrder, Shape, TensorDesc, sealed};
 #[cfg(feature = "gpu")]
-use crate::gpu::GpuData;
-use crate::host::Block;
-use crate::{Context, Error, OperandError, ShapeError};
+use crate::gpu::{GpuData, Readback};
+use crate::host::{self, Block};
+use crate::{Context, Error, OperandError, RunError, ShapeError};
 use half::{bf16, f16};
 use std::{fmt, sync::Arc};
 
@@ -81,10 +81,27 @@ impl HostData<'_> {
         }
     }
 
+    fn zeros(len: usize, dtype: DType) -> Result<HostData<'static>, RunError> {
+        fn of<T: Element>(len: usize) -> Result<HostData<'static>, RunError> {
+            Ok(T::wrap(host::zeros::<T>(len)?.into()))
+        }
+        match dtype {
+            DType::F32 => of::<f32>(len),
+            DType::F16 => of::<f16>(len),
+            DType::BF16 => of::<bf16>(len),
+            DType::F64 => of::<f64>(len),
+        }
+    }
+
     /// The bytes as they lie in memory.
     #[cfg(feature = "gpu")]
     pub(crate) fn bytes(&self) -> &[u8] {
         each_type!(self, values => bytemuck::cast_slice(values.as_slice()))
+    }
+
+    /// Whether no other tensor has them, nor the caller.
+    fn is_alone(&self) -> bool {
+        each_type!(self, values => matches!(values, Values::Shared(data) if Arc::strong_count(data) == 1))
     }
 
     fn into_owned(self) -> HostData<'static> {
@@ -226,12 +243,13 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The data on the host themselves; the tensor is left with none.
+    /// The data on the host themselves, if nobody else has them; the tensor is left with none.
     pub(crate) fn take_host(&mut self) -> Option<HostData<'a>> {
         match &mut self.storage {
-            Storage::Host(data) => Some(std::mem::replace(data, HostData::F32(Vec::new().into()))),
-            #[cfg(feature = "gpu")]
-            Storage::Gpu(_) => None,
+            Storage::Host(data) if data.is_alone() => {
+                Some(std::mem::replace(data, HostData::F32(Vec::new().into())))
+            }
+            _ => None,
         }
     }
 
@@ -267,10 +285,7 @@ impl<'a> Tensor<'a> {
         match &self.storage {
             Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(data) => {
-                let bytes = data.read(self.desc.bytes())?.wait().await?;
-                Ok(self.decode(&bytes))
-            }
+            Storage::Gpu(data) => Ok(self.decode(&data.gpu().read(&[data])?.wait().await?)),
         }
     }
 
@@ -293,20 +308,21 @@ impl<'a> Tensor<'a> {
         match &self.storage {
             Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
-            Storage::Gpu(data) => {
-                let bytes = data.read(self.desc.bytes())?.wait_blocking()?;
-                Ok(self.decode(&bytes))
-            }
+            Storage::Gpu(data) => Ok(self.decode(&data.gpu().read(&[data])?.wait_blocking()?)),
         }
     }
 
-    /// This tensor's elements from its bytes.
+    /// This tensor's elements from the words that hold them.
     #[cfg(feature = "gpu")]
-    fn decode<T: Element>(&self, bytes: &[u8]) -> Vec<T> {
+    fn decode<T: Element>(&self, words: &[u8]) -> Vec<T> {
         fn of<S: Element, T: Element>(bytes: &[u8]) -> Vec<T> {
-            let values = bytemuck::pod_collect_to_vec::<u8, S>(bytes);
-            S::wrap(Values::Borrowed(&values)).convert()
+            let data = S::wrap(bytemuck::pod_collect_to_vec::<u8, S>(bytes).into());
+            match S::DTYPE == T::DTYPE {
+                true => T::own(data).expect("it is of this type, and new").into_vec(),
+                false => data.convert(),
+            }
         }
+        let bytes = &words[..self.desc.bytes() as usize];
         match self.dtype() {
             DType::F32 => of::<f32, T>(bytes),
             DType::F16 => of::<f16, T>(bytes),
@@ -376,9 +392,50 @@ impl<'a> Tensor<'a> {
             return Ok(Tensor::gpu(desc, data));
         }
         let _ = context;
-        let data = HostData::narrow(&vec![0.0; desc.shape.elements() as usize], desc.dtype);
+        let data = HostData::zeros(desc.shape.elements() as usize, desc.dtype)?;
         Ok(Tensor::host(desc, data))
     }
+}
+
+/// The values of tensors on one GPU, of one moment: nothing that is submitted meanwhile comes between them.
+pub(crate) async fn read_together(tensors: &[Tensor<'static>]) -> Result<Vec<Vec<f32>>, Error> {
+    #[cfg(feature = "gpu")]
+    if let Some(readback) = readback(tensors)? {
+        return Ok(decode(tensors, &readback.wait().await?));
+    }
+    debug_assert!(tensors.is_empty(), "these are on a GPU");
+    Ok(Vec::new())
+}
+
+/// [`read_together`] that blocks this thread, polling the device meanwhile.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn read_together_blocking(tensors: &[Tensor<'static>]) -> Result<Vec<Vec<f32>>, Error> {
+    #[cfg(feature = "gpu")]
+    if let Some(readback) = readback(tensors)? {
+        return Ok(decode(tensors, &readback.wait_blocking()?));
+    }
+    debug_assert!(tensors.is_empty(), "these are on a GPU");
+    Ok(Vec::new())
+}
+
+#[cfg(feature = "gpu")]
+fn readback(tensors: &[Tensor<'static>]) -> Result<Option<Readback>, Error> {
+    let data = tensors.iter().filter_map(|tensor| match &tensor.storage {
+        Storage::Gpu(data) => Some(data),
+        Storage::Host(_) => None,
+    });
+    let data: Vec<&GpuData> = data.collect();
+    data.first().map(|first| first.gpu().read(&data)).transpose()
+}
+
+#[cfg(feature = "gpu")]
+fn decode(tensors: &[Tensor<'static>], mut words: &[u8]) -> Vec<Vec<f32>> {
+    let mut of_one = |tensor: &Tensor<'static>| {
+        let values = tensor.decode(words);
+        words = &words[tensor.desc.bytes().next_multiple_of(4) as usize..];
+        values
+    };
+    tensors.iter().map(&mut of_one).collect()
 }
 
 #[cfg(feature = "gpu")]

@@ -25,6 +25,7 @@ pub use encode::Recorder;
 pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
 pub(crate) use open::open;
+pub(crate) use readback::Readback;
 pub(crate) use run::{
     backward, forward, forward_in_place, forward_into, forward_saved, group_sums, merge, mix,
     record, statistics, style_gradient, style_tables,
@@ -167,11 +168,14 @@ impl Gpu {
         Ok(())
     }
 
+    // What follows makes objects outside of its lock: a driver that turns out to have lost its device calls the
+    // application back from there.
+
     /// The uniform buffer with this content.
     fn task(&self, task: &Task) -> Result<wgpu::Buffer, RunError> {
         let content: [u8; size_of::<Task>()] = bytemuck::cast(*task);
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(buffer) = tasks.get(&content) {
+        let tasks = || self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(buffer) = tasks().get(&content) {
             return Ok(buffer.clone());
         }
         let size = content.len() as u64;
@@ -180,6 +184,7 @@ impl Gpu {
         self.device.scoped("a task", size, || {
             self.device.queue().write_buffer(&buffer, 0, &content);
         })?;
+        let mut tasks = tasks();
         if tasks.len() == TASKS_MAX {
             tasks.clear();
         }
@@ -189,16 +194,23 @@ impl Gpu {
 
     /// Scratch of at least these sizes. A larger one replaces it; recorded work keeps the old one.
     fn scratch(&self, partials: u64, gathered: u64) -> Result<Scratch, RunError> {
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let Scratch { partials: first, gathered: second, .. } = &mut *scratch;
+        let current = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = current().clone();
+        let Scratch { partials: first, gathered: second, .. } = &mut scratch;
+        let mut grown = false;
         for (buffer, bytes) in [(first, partials), (second, gathered)] {
             if buffer.size() < bytes {
                 // Doubling, so that slowly growing inputs do not replace it each time.
                 let size = bytes.next_power_of_two().min(self.caps.max_binding);
                 *buffer = self.device.create_buffer("wgnorm scratch", size, Usage::STORAGE)?;
+                grown = true;
             }
         }
-        Ok(scratch.clone())
+        if grown {
+            // Of two threads' the last one's: who finds it too small replaces it again.
+            *current() = scratch.clone();
+        }
+        Ok(scratch)
     }
 }
 

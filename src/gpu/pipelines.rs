@@ -53,25 +53,29 @@ impl PipelineCache {
 
     /// The pipeline of a key and its bind group layout, compiled now if it is the first call.
     ///
-    /// The lock is held while compiling, so that two threads never compile the same key.
+    /// Not under the lock: a driver that turns out to have lost its device calls the application back from here. Of
+    /// threads that compile the same key the first one's is kept.
     pub fn get(
         &self,
         device: &Device,
         key: PipelineKey,
     ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroupLayout), RunError> {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { compiled, modules, layouts, pipelines } = &mut *inner;
         let kernel = key.kernel;
-        if let (Some(pipeline), Some((layout, _))) = (pipelines.get(&key), layouts.get(&kernel)) {
-            return Ok((pipeline.clone(), layout.clone()));
-        }
+        let (compiled, module, layouts) = {
+            let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let layouts = inner.layouts.get(&kernel);
+            if let (Some(pipeline), Some((layout, _))) = (inner.pipelines.get(&key), layouts) {
+                return Ok((pipeline.clone(), layout.clone()));
+            }
+            let module = inner.modules.get(&(kernel, key.access));
+            (inner.compiled.clone(), module.cloned(), layouts.cloned())
+        };
         let name = kernel.entry_point();
         let label = format!("wgnorm {name}");
         // Nothing enters a table before the whole group has been accepted by the driver.
-        let (module, (layout, pipeline_layout), pipeline) = device.scoped(name, 0, || {
-            let layouts =
-                layouts.get(&kernel).cloned().unwrap_or_else(|| create_layout(device, kernel));
-            let module = modules.get(&(kernel, key.access)).cloned().unwrap_or_else(|| {
+        let (module, layouts, pipeline) = device.scoped(name, 0, || {
+            let layouts = layouts.unwrap_or_else(|| create_layout(device, kernel));
+            let module = module.unwrap_or_else(|| {
                 device.count();
                 device.wgpu().create_shader_module(wgpu::ShaderModuleDescriptor {
                     label: Some(&label),
@@ -95,10 +99,10 @@ impl PipelineCache {
                 });
             (module, layouts, pipeline)
         })?;
-        modules.insert((kernel, key.access), module);
-        layouts.insert(kernel, (layout.clone(), pipeline_layout));
-        pipelines.insert(key, pipeline.clone());
-        Ok((pipeline, layout))
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.modules.entry((kernel, key.access)).or_insert(module);
+        let (layout, _) = inner.layouts.entry(kernel).or_insert(layouts).clone();
+        Ok((inner.pipelines.entry(key).or_insert(pipeline).clone(), layout))
     }
 }
 

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "wasm32")]
 use super::reports::Spans;
 use super::{Gpu, memory::GpuData};
-use crate::{Error, OperandError, RunError};
+use crate::{Error, OperandError, RunError, host};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use std::sync::Arc;
 
@@ -18,34 +18,39 @@ pub(crate) struct Readback {
     submission: wgpu::SubmissionIndex,
     /// Copied: whole words.
     bytes: u64,
-    wanted: u64,
     #[cfg(target_arch = "wasm32")]
-    data: GpuData,
+    data: Vec<GpuData>,
     /// The groups of calls that made the data and that fetch them, and the end of them.
     #[cfg(target_arch = "wasm32")]
     groups: (Spans, u64),
 }
 
-impl GpuData {
-    /// Submits a copy of the first `bytes` to the host.
-    pub fn read(&self, bytes: u64) -> Result<Readback, Error> {
-        let gpu = self.gpu();
-        if !self.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC) {
+impl Gpu {
+    /// Submits a copy of all these data to the host, whole words of each behind another's: nothing that is submitted
+    /// meanwhile comes between them.
+    pub fn read(self: &Arc<Self>, data: &[&GpuData]) -> Result<Readback, Error> {
+        if data.iter().any(|data| !data.buffer().usage().contains(wgpu::BufferUsages::COPY_SRC)) {
             return Err(OperandError::Usage { operand: "tensor", missing: "COPY_SRC" }.into());
         }
-        let wanted = bytes;
-        let bytes = bytes.next_multiple_of(4);
+        let bytes = data.iter().map(|data| data.bytes()).sum::<u64>();
+        // What was copied, its values, and these in the type that is asked for.
+        host::check_memory(3 * bytes)?;
         #[cfg(target_arch = "wasm32")]
-        gpu.heed_faults()?;
+        self.heed_faults()?;
         #[cfg(target_arch = "wasm32")]
-        let first = gpu.device.reports.next();
-        let staging = gpu.take_staging(bytes.max(4))?;
-        let submission = gpu.submit("a readback", |encoder| {
-            encoder.copy_buffer_to_buffer(self.buffer(), self.offset(), &staging, 0, bytes);
+        let first = self.device.reports.next();
+        let staging = self.take_staging(bytes.max(4))?;
+        let submission = self.submit("a readback", |encoder| {
+            let mut to = 0;
+            for data in data {
+                let (buffer, offset) = (data.buffer(), data.offset());
+                encoder.copy_buffer_to_buffer(buffer, offset, &staging, to, data.bytes());
+                to += data.bytes();
+            }
             Ok(())
         })?;
         let (sender, mapped) = oneshot_channel();
-        gpu.device.scoped("a readback", 0, || {
+        self.device.scoped("a readback", 0, || {
             staging.map_async(wgpu::MapMode::Read, .., move |result| {
                 // The receiver may be gone: the caller dropped the future.
                 let _ = sender.send(result);
@@ -53,19 +58,20 @@ impl GpuData {
         })?;
         #[cfg(target_arch = "wasm32")]
         let groups = {
-            let (mut groups, end) = (self.made(), gpu.device.reports.next());
-            groups.add(first..end);
+            let end = self.device.reports.next();
+            let mut groups = Spans::from(first..end);
+            data.iter()
+                .for_each(|data| data.made().iter().for_each(|span| groups.add(span.clone())));
             (groups, end)
         };
         Ok(Readback {
-            gpu: gpu.clone(),
+            gpu: self.clone(),
             staging,
             mapped,
             submission,
             bytes,
-            wanted,
             #[cfg(target_arch = "wasm32")]
-            data: self.clone(),
+            data: data.iter().map(|data| (*data).clone()).collect(),
             #[cfg(target_arch = "wasm32")]
             groups,
         })
@@ -83,8 +89,8 @@ impl Readback {
         {
             let (reports, (groups, end)) = (&self.gpu.device.reports, &self.groups);
             reports.known(*end).await;
-            if let Some(fault) = reports.fault(groups.iter()).or_else(|| self.data.missed_update())
-            {
+            let missed = || self.data.iter().find_map(GpuData::missed_update);
+            if let Some(fault) = reports.fault(groups.iter()).or_else(missed) {
                 self.staging.destroy();
                 return Err(fault);
             }
@@ -137,7 +143,7 @@ impl Readback {
             .staging
             .get_mapped_range(..self.bytes)
             .map_err(|error| RunError::Readback { reason: error.to_string() })?;
-        let values = view[..self.wanted as usize].to_vec();
+        let values = view.to_vec();
         drop(view);
         self.staging.unmap();
         self.gpu.staging.put(self.staging);

@@ -8,11 +8,24 @@ use crate::desc::sealed::Element;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+/// Fewer bytes are not worth asking for: the question is two calls to the system, some microseconds, and these are
+/// written in a millisecond.
+const WORTH_ASKING: u64 = 8 << 20;
+
 /// Whether there is memory for what was asked for, where that may be any number of bytes: an error then, not the end of
 /// the process. Where the system promises memory that it does not have, nobody can tell.
 pub fn check(bytes: u64) -> Result<(), RunError> {
+    if bytes < WORTH_ASKING {
+        return Ok(());
+    }
     let fits = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
     if fits { Ok(()) } else { Err(RunError::OutOfMemory { bytes }) }
+}
+
+/// So many zeros, if there is memory for them.
+pub fn zeros<T: Element>(len: usize) -> Result<Vec<T>, RunError> {
+    let bytes = len as u64 * size_of::<T>() as u64;
+    bytemuck::try_zeroed_vec(len).map_err(|()| RunError::OutOfMemory { bytes })
 }
 
 /// Free blocks of a type that a pool keeps. A network has about two sizes of activations in flight per
@@ -66,12 +79,15 @@ pub struct HostPool {
 
 impl HostPool {
     /// Memory for a result: its values are any.
-    pub fn take<T: Element>(self: &Arc<Self>, len: usize) -> Block<T> {
+    pub fn take<T: Element>(self: &Arc<Self>, len: usize) -> Result<Block<T>, RunError> {
         if len * size_of::<T>() < BLOCK_MIN {
-            return bytemuck::zeroed_vec(len).into();
+            return Ok(bytemuck::zeroed_vec(len).into());
         }
-        let data = T::free(self).take(len).unwrap_or_else(|| bytemuck::zeroed_vec(len));
-        Block { data, pool: Arc::downgrade(self) }
+        let data = match T::free(self).take(len) {
+            Some(data) => data,
+            None => zeros(len)?,
+        };
+        Ok(Block { data, pool: Arc::downgrade(self) })
     }
 
     /// Lets go of all of it.

@@ -18,14 +18,14 @@ mod stats;
 mod style;
 mod walk;
 
-pub(crate) use memory::{Block, Free, HostPool, check as check_memory};
+pub(crate) use memory::{Block, Free, HostPool, check as check_memory, zeros};
 pub(crate) use running::HostRunning;
 pub(crate) use style::{style_gradient, style_tables};
 
-use crate::Element;
 use crate::ops;
 use crate::problem::{Activation, Problem, StatSource};
 use crate::tensor::{HostData, Values, each_type};
+use crate::{Element, RunError};
 use apply::{Normalizer, Table};
 use grads::{Differentiator, Outputs, Sums};
 use reduce::Merge;
@@ -80,10 +80,10 @@ pub(crate) fn forward(
     problem: &Problem,
     operands: &Operands<'_>,
     into: Option<HostData<'static>>,
-) -> HostData<'static> {
+) -> Result<HostData<'static>, RunError> {
     // Nothing is updated with statistics of nothing.
     let keep = problem.update.is_some() && problem.view.elements() > 0;
-    forward_and(pool, problem, operands, into, keep).0
+    Ok(forward_and(pool, problem, operands, into, keep)?.0)
 }
 
 /// y, and the statistics it was made with, as [`statistics`] has them; of running ones
@@ -92,9 +92,9 @@ pub(crate) fn forward_saved(
     pool: &Arc<HostPool>,
     problem: &Problem,
     operands: &Operands<'_>,
-) -> (HostData<'static>, Vec<f64>) {
-    let (y, moments) = forward_and(pool, problem, operands, None, true);
-    (y, flat(moments.into_iter().map(Moments::write)))
+) -> Result<(HostData<'static>, Vec<f64>), RunError> {
+    let (y, moments) = forward_and(pool, problem, operands, None, true)?;
+    Ok((y, flat(moments.into_iter().map(Moments::write))))
 }
 
 /// y, and, if they shall be kept, its statistics.
@@ -104,15 +104,15 @@ fn forward_and(
     operands: &Operands<'_>,
     into: Option<HostData<'static>>,
     keep: bool,
-) -> (HostData<'static>, Vec<Moments>) {
+) -> Result<(HostData<'static>, Vec<Moments>), RunError> {
     if let Some(wide) = Widened::of(operands) {
-        let (y, moments) = forward_and(pool, problem, &wide.operands(), None, keep);
-        return (wide.narrow(y), moments);
+        let (y, moments) = forward_and(pool, problem, &wide.operands(), None, keep)?;
+        return Ok((wide.narrow(y), moments));
     }
     let (problem, operands) = &counting(problem, operands);
     let (y, moments) = each_width!(operands.x, x => {
         let x = x.as_slice();
-        let mut y = output(pool, x, into);
+        let mut y = output(pool, x, into)?;
         let moments = forward_of(problem, operands, x, &mut y, keep);
         (own(y), moments)
     });
@@ -123,7 +123,7 @@ fn forward_and(
     {
         running::update(running(operands), update, &problem.view, &moments);
     }
-    (y, moments)
+    Ok((y, moments))
 }
 
 fn forward_of<T: Element>(
@@ -288,12 +288,12 @@ pub(crate) fn backward(
     operands: &Operands<'_>,
     dy: &HostData<'_>,
     request: Request<'_>,
-) -> Gradients {
+) -> Result<Gradients, RunError> {
     if let Some(wide) = Widened::of(operands) {
         let request = Request { into: [None, None], ..request };
-        let grads = backward(pool, problem, &wide.operands(), &small::widen(dy), request);
+        let grads = backward(pool, problem, &wide.operands(), &small::widen(dy), request)?;
         let daddend = grads.daddend.map(|daddend| wide.narrow(daddend));
-        return Gradients { dx: wide.narrow(grads.dx), daddend, ..grads };
+        return Ok(Gradients { dx: wide.narrow(grads.dx), daddend, ..grads });
     }
     let (problem, operands) = &counting(problem, operands);
     each_width!(operands.x, x => backward_of(pool, problem, operands, x.as_slice(), dy, request))
@@ -306,12 +306,13 @@ fn backward_of<T: Element>(
     x: &[T],
     dy: &HostData<'_>,
     request: Request<'_>,
-) -> Gradients {
+) -> Result<Gradients, RunError> {
     let Request { wants, sums, into: [into_dx, into_daddend] } = request;
-    let mut dx = output(pool, x, into_dx);
+    let mut dx = output(pool, x, into_dx)?;
     // Otherwise it is dy.
     let differs = problem.activation != Activation::None || problem.masked;
-    let mut daddend = (problem.addend && differs).then(|| output(pool, x, into_daddend));
+    let daddend = (problem.addend && differs).then(|| output(pool, x, into_daddend));
+    let mut daddend = daddend.transpose()?;
     let wanted = |data: Option<&HostData<'_>>, wanted| {
         data.filter(|_| wanted)
             .map(|data| vec![0.0; each_type!(data, values => values.as_slice().len())])
@@ -329,7 +330,7 @@ fn backward_of<T: Element>(
         fill(dweight.as_mut(), |sums| sums.u_xhat);
         fill(dbias.as_mut(), |sums| sums.u);
     }
-    Gradients { dx: own(dx), dweight, dbias, daddend: daddend.map(own) }
+    Ok(Gradients { dx: own(dx), dweight, dbias, daddend: daddend.map(own) })
 }
 
 /// Four numbers per group, merged.
@@ -348,9 +349,13 @@ fn flat(fours: impl Iterator<Item = [f64; 4]>) -> Vec<f64> {
 }
 
 /// Memory for a result of x's length: `into`, if that fits and nobody else has it.
-fn output<T: Element>(pool: &Arc<HostPool>, x: &[T], into: Option<HostData<'static>>) -> Block<T> {
+fn output<T: Element>(
+    pool: &Arc<HostPool>,
+    x: &[T],
+    into: Option<HostData<'static>>,
+) -> Result<Block<T>, RunError> {
     let fitting = into.and_then(T::own).filter(|block: &Block<T>| block.len() == x.len());
-    fitting.unwrap_or_else(|| pool.take(x.len()))
+    fitting.map_or_else(|| pool.take(x.len()), Ok)
 }
 
 /// Data as a tensor holds them.

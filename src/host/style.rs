@@ -6,9 +6,9 @@ use super::running::freedom;
 use super::stats::Moments;
 use super::walk::{Pair, Walk};
 use super::{Block, HostPool, own};
-use crate::Element;
 use crate::problem::{Estimator, Problem};
 use crate::tensor::{HostData, each_type};
+use crate::{Element, RunError};
 use std::sync::Arc;
 
 /// Of each statistic the deviation √(var + eps) and the mean; see [`crate::ops::style_tables`].
@@ -33,7 +33,7 @@ pub(crate) fn style_gradient(
     moments: &[f64],
     [dsigma, dmu]: [&[f64]; 2],
     estimator: Estimator,
-) -> HostData<'static> {
+) -> Result<HostData<'static>, RunError> {
     // dstyle = offset + slope · (style − mean)
     let moments = moments.as_chunks().0.iter().map(Moments::read);
     let (mut means, mut slopes, mut offsets) = (Vec::new(), Vec::new(), Vec::new());
@@ -48,7 +48,9 @@ pub(crate) fn style_gradient(
         });
         offsets.push(dmu / m.count.max(1.0));
     }
-    each_type!(style, style => own(lines(pool, problem, style.as_slice(), [&means, &slopes, &offsets])))
+    each_type!(style, style => {
+        Ok(own(lines(pool, problem, style.as_slice(), [&means, &slopes, &offsets])?))
+    })
 }
 
 /// `offset + slope · (x − mean)` with those of each element's statistic.
@@ -57,10 +59,10 @@ fn lines<T: Element>(
     problem: &Problem,
     x: &[T],
     [means, slopes, offsets]: [&[f64]; 3],
-) -> Block<T> {
-    let mut out = pool.take(x.len());
+) -> Result<Block<T>, RunError> {
+    let mut out = pool.take(x.len())?;
     if x.is_empty() {
-        return out;
+        return Ok(out);
     }
     let parts = Walk::new(problem, [0; 4]).parts(BLOCK);
     let pieces = parallel::split(&mut out, parts.iter().map(Walk::len));
@@ -77,5 +79,5 @@ fn lines<T: Element>(
             apply::store(values, out);
         }
     });
-    out
+    Ok(out)
 }

@@ -105,7 +105,7 @@ fn views(sizes: Sizes) -> Vec<(&'static str, View, usize)> {
 }
 
 fn forward(problem: &Problem, operands: &Operands<'_>) -> (HostData<'static>, Vec<f64>) {
-    forward_saved(&Arc::default(), problem, operands)
+    forward_saved(&Arc::default(), problem, operands).expect("memory")
 }
 
 /// Numbers of about unit spread, the same every time.
@@ -345,7 +345,7 @@ impl Case {
         let wants = [self.weight.is_some(), self.bias.is_some()];
         self.with_operands(None, |operands, dy| {
             let request = Request { wants, sums, ..Request::default() };
-            backward(&Arc::default(), &self.problem, operands, dy, request)
+            backward(&Arc::default(), &self.problem, operands, dy, request).expect("memory")
         })
     }
 
@@ -942,6 +942,7 @@ fn styles_and_their_gradients() {
             let grad = {
                 let tables: [&[f64]; 2] = [&dsigma, &dmu];
                 style_gradient(&Arc::default(), &problem, &style, &moments, tables, estimator)
+                    .expect("memory")
             };
             for (i, grad) in grad.convert::<f64>().into_iter().enumerate() {
                 let moved = |h: f64| {

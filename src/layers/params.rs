@@ -8,7 +8,9 @@ use crate::gpu::CallCache;
 use crate::host::{self, HostRunning};
 use crate::ops::{Inputs, Running};
 use crate::problem::Problem;
-use crate::tensor::HostData;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::tensor::read_together_blocking;
+use crate::tensor::{HostData, read_together};
 use crate::{Backend, Context, DType, Error, OperandError, Shape, StateError, Tensor};
 use std::sync::Arc;
 
@@ -252,21 +254,15 @@ impl Parameters {
         self.running.as_ref().ok_or(absent)
     }
 
-    /// All values, brought to the host.
+    /// All values, brought to the host; of running statistics an update is whole in them or not there.
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let mut values = Vec::new();
-        for tensor in self.on_device()? {
-            values.push(tensor.to_vec().await?);
-        }
-        Ok(self.assemble(values))
+        Ok(self.assemble(read_together(&self.on_device()?).await?))
     }
 
     /// [`snapshot`](Self::snapshot) that blocks this thread, polling the device meanwhile.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn snapshot_blocking(&self) -> Result<Snapshot, Error> {
-        let tensors = self.on_device()?;
-        let values = tensors.iter().map(Tensor::to_vec_blocking).collect::<Result<_, _>>()?;
-        Ok(self.assemble(values))
+        Ok(self.assemble(read_together_blocking(&self.on_device()?)?))
     }
 
     /// What [`assemble`](Self::assemble) needs read: nothing on the host.
