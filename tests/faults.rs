@@ -201,3 +201,137 @@ fn gpu_parameters_outlive_the_device() {
     }));
     assert_eq!(read.unwrap(), [vec![2.0, -1.0, 0.5], vec![1.0, 0.0, 0.0]]);
 }
+
+/// A device that is gone before anything was made on it: whatever is asked for is its loss, and nothing else happens.
+#[test]
+fn gpu_gone_before_anything_is_made() {
+    let Some(context) = device::gpu() else { return };
+    let norm = build(&context).unwrap();
+    let host = batch(0);
+    let x = host.to_context(&context).unwrap();
+    let state = norm.state_dict_blocking().unwrap();
+    context.device().unwrap().destroy();
+    let lost = |what: &str, result: Result<(), Error>| {
+        let error = result.expect_err(what);
+        assert!(matches!(error, Error::Run(RunError::DeviceLost { .. })), "{what}: {error:?}");
+    };
+    lost("a layer", build(&context).map(drop));
+    lost("an upload", host.to_context(&context).map(drop));
+    lost("zeros", Tensor::zeros(&context, SHAPE).map(drop));
+    lost("forward", norm.forward(&context, &x, Mode::Eval).map(drop));
+    lost("training", norm.forward_saved(&context, &x, Mode::Train).map(drop));
+    lost("statistics", norm.statistics(&context, &x, None).map(drop));
+    lost("reading", x.to_vec_blocking().map(drop));
+    lost("awaiting", block_on(x.to_vec()).map(drop));
+    lost("a state", norm.state_dict_blocking().map(drop));
+    lost("moving", norm.to_context_blocking(&Context::host()).map(drop));
+    let mut other = build(&Context::host()).unwrap();
+    other.load_state_dict(&state, &Default::default()).unwrap();
+    let mut norm = norm;
+    lost("loading", norm.load_state_dict(&state, &Default::default()).map(drop));
+    // What was on the host is there, and all of it goes on on a new device.
+    let context = device::gpu().unwrap();
+    let again = other.to_context_blocking(&context).unwrap();
+    let y = again.forward(&context, &host.to_context(&context).unwrap(), Mode::Train).unwrap();
+    assert_eq!(y.to_vec_blocking().unwrap().len(), host.as_slice().unwrap().len());
+}
+
+/// The application's device: what it records and submits is its own, before and after a loss; our calls say so.
+#[test]
+fn gpu_of_the_application_goes_while_it_records() {
+    for gone_after in 0..4 {
+        let Some((device, queue)) = device::foreign(|_| ()) else { return };
+        let context = Context::from_device(&device, &queue).unwrap();
+        let norm = build(&context).unwrap();
+        let x = batch(0).to_context(&context).unwrap();
+        let y = Tensor::zeros(&context, SHAPE).unwrap();
+        let scopes = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::Internal]
+            .map(|filter| device.push_error_scope(filter));
+        let destroy = |now| {
+            if gone_after == now {
+                device.destroy();
+            }
+        };
+        let mut commands = device::encoder(&device);
+        let mut told = Vec::new();
+        let mut record = |commands: &mut wgpu::CommandEncoder, mode| {
+            let extras = wgnorm::Extras::new();
+            told.push(norm.record(&context, commands, &x, &y, &extras, mode));
+        };
+        destroy(0);
+        record(&mut commands, Mode::Train);
+        destroy(1);
+        record(&mut commands, Mode::Eval);
+        destroy(2);
+        let commands = commands.finish();
+        destroy(3);
+        queue.submit([commands]);
+        let _ = device.poll(wgpu::PollType::wait_indefinitely());
+        for scope in scopes.into_iter().rev() {
+            // Whether wgpu says anything of a loss to the application is wgpu's affair.
+            drop(block_on(scope.pop()));
+        }
+        let lost = |result: Result<(), Error>| {
+            assert!(
+                matches!(result, Ok(()) | Err(Error::Run(RunError::DeviceLost { .. }))),
+                "{gone_after}: {result:?}"
+            );
+        };
+        told.into_iter().for_each(lost);
+        let read = y.to_vec_blocking().expect_err("nothing can be read");
+        assert!(matches!(read, Error::Run(RunError::DeviceLost { .. })), "{gone_after}: {read:?}");
+        assert!(norm.forward(&context, &x, Mode::Eval).is_err());
+    }
+}
+
+/// A copy to the host that is under way, awaited while the application polls.
+#[test]
+fn gpu_of_the_application_goes_during_a_readback() {
+    let Some((device, queue)) = device::foreign(|_| ()) else { return };
+    let context = Context::from_device(&device, &queue).unwrap();
+    let x = batch(0).to_context(&context).unwrap();
+    let reading = x.to_vec();
+    let mut reading = std::pin::pin!(reading);
+    let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(reading.as_mut().poll(&mut task).is_pending());
+    device.destroy();
+    let _ = device.poll(wgpu::PollType::wait_indefinitely());
+    match reading.as_mut().poll(&mut task) {
+        std::task::Poll::Ready(Ok(values)) => assert_eq!(values, batch(0).as_slice().unwrap()),
+        std::task::Poll::Ready(Err(Error::Run(RunError::DeviceLost { .. }))) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Memory that a device promises and does not have is an error that tells how much was wanted; all that was there
+/// still is, and works. Drivers in software take the machine's memory, so this is for the one that refuses before.
+#[test]
+fn gpu_memory_that_is_not_there() {
+    let Some(context) = device::gpu() else { return };
+    let name = context.adapter_info().unwrap().name;
+    if !name.contains("SwiftShader") {
+        eprintln!("skipped: {name} has more memory than a test may take");
+        return;
+    }
+    let norm = build(&context).unwrap();
+    let x = batch(0).to_context(&context).unwrap();
+    let run = || norm.forward(&context, &x, Mode::Eval)?.to_vec_blocking();
+    let want = run().unwrap();
+    let bytes = context.device().unwrap().limits().max_buffer_size;
+    let error = Tensor::zeros(&context, [bytes as usize / 4]).map(drop).unwrap_err();
+    assert_eq!(error, Error::Run(RunError::OutOfMemory { bytes }));
+    assert_eq!(run(), Ok(want.clone()));
+    let half = Tensor::zeros(&context, [bytes as usize / 8]).unwrap();
+    assert_eq!(half.shape().elements(), bytes / 8);
+    assert_eq!(run(), Ok(want));
+    // An application's policy of going on hears of it as of any other.
+    let mut norm = block_on(Resilient::open(options(), OnLoss::Reopen, build)).unwrap();
+    let zeros =
+        block_on(norm.call(async |context: &Context, _: &BatchNorm2d| match context.backend() {
+            Backend::Gpu => {
+                Tensor::zeros(context, [bytes as usize / 4]).map(|zeros| zeros.is_on_host())
+            }
+            Backend::Host => Ok(true),
+        }));
+    assert_eq!((zeros, norm.last_loss()), (Ok(true), Some(&RunError::OutOfMemory { bytes })));
+}

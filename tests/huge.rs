@@ -206,8 +206,8 @@ mod gpu {
     fn gpu_tensors_of_the_largest_buffer() {
         let Some(context) = context() else { return };
         let limits = context.device().unwrap().limits();
-        let [buffer, binding] =
-            [limits.max_buffer_size, limits.max_storage_buffer_binding_size].map(|n| n as usize / 4);
+        let [buffer, binding] = [limits.max_buffer_size, limits.max_storage_buffer_binding_size]
+            .map(|n| n as usize / 4);
         // Where buffers of more than the memory are promised, the largest that bindings make worth it.
         let elements = buffer.min(32 * binding);
         check(&context, [3, elements / 3], false);

@@ -128,21 +128,17 @@ impl Readback {
     }
 
     fn finish(self, mapped: Option<Mapped>) -> Result<Vec<u8>, RunError> {
+        // Of a buffer of our own, which nobody destroys, only a device that is gone has no answer and no memory.
+        // Whoever polls may be told so before the loss itself is.
+        let lost =
+            |reason| self.gpu.device.check().err().unwrap_or(RunError::DeviceLost { reason });
         match mapped {
             Some(Ok(())) => {}
-            // Of a buffer of our own, which nobody destroys, only a device that is gone is no answer. Whoever
-            // polls may be told so before the loss itself is.
-            other => {
-                self.gpu.device.check()?;
-                let error = other.and_then(Result::err).map(|error| error.to_string());
-                let reason = error.unwrap_or_else(|| "no answer to a map request".into());
-                return Err(RunError::DeviceLost { reason });
-            }
+            Some(Err(error)) => return Err(lost(error.to_string())),
+            None => return Err(lost("no answer to a map request".into())),
         }
-        let view = self
-            .staging
-            .get_mapped_range(..self.bytes)
-            .map_err(|error| RunError::Readback { reason: error.to_string() })?;
+        let range = self.staging.get_mapped_range(..self.bytes);
+        let view = range.map_err(|error| lost(error.to_string()))?;
         let values = view.to_vec();
         drop(view);
         self.staging.unmap();
