@@ -263,16 +263,16 @@ fn tensors_over_the_binding_limit() {
 fn layers_under_any_limits() {
     let cases: [(&str, fn(&mut wgpu::Limits)); 4] = [
         ("small bindings", |limits| limits.max_storage_buffer_binding_size = 24 << 10),
-        ("64 lanes, 5 workgroups", |limits| {
+        ("64 lanes, 64 workgroups", |limits| {
             limits.max_compute_invocations_per_workgroup = 64;
             limits.max_compute_workgroup_size_x = 48;
             limits.max_compute_workgroup_storage_size = 1 << 10;
-            limits.max_compute_workgroups_per_dimension = 5;
+            limits.max_compute_workgroups_per_dimension = 64;
         }),
         ("little of all", |limits| {
             limits.max_compute_invocations_per_workgroup = 8;
             limits.max_compute_workgroup_storage_size = 128;
-            limits.max_compute_workgroups_per_dimension = 17;
+            limits.max_compute_workgroups_per_dimension = 100;
             limits.max_storage_buffer_binding_size = 32 << 10;
             limits.max_buffer_size = 64 << 10;
         }),
