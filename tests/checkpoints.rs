@@ -353,6 +353,71 @@ fn files_that_are_none() {
     assert!(matches!(refused, Err(Error::State(StateError::Format { .. }))), "{refused:?}");
 }
 
+/// A file of this header with so many bytes behind it.
+fn with_header(header: &str, len: u64, data: usize) -> Vec<u8> {
+    [&len.to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat()
+}
+
+/// What is written to break a reader: each is an error, soon, and takes no more memory than the file.
+#[test]
+fn files_that_lie() {
+    let entry = |name: &str, dtype: &str, shape: &str, range: &str| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{range}}}"#)
+    };
+    let file = |entries: &[String], data| {
+        let header = format!("{{{}}}", entries.join(","));
+        with_header(&header, header.len() as u64, data)
+    };
+    let a = || entry("a", "F32", "[2]", "[0,8]");
+    let many = (0..100_000).map(|i| entry(&i.to_string(), "F32", "[1]", "[0,4]"));
+    let deep = "[".repeat(100_000);
+    for (what, bytes) in [
+        ("a header of 2^64 bytes", with_header("{}", u64::MAX, 0)),
+        ("a header of 8 GiB", with_header("{}", 8 << 30, 100)),
+        ("a header that ends in its length", with_header("", 1, 0)),
+        ("ranges that overlap", file(&[a(), entry("b", "F32", "[2]", "[4,12]")], 12)),
+        ("ranges apart", file(&[a(), entry("b", "F32", "[2]", "[12,20]")], 20)),
+        ("a range backwards", file(&[entry("a", "F32", "[2]", "[8,0]")], 8)),
+        ("a range beyond the file", file(&[entry("a", "F32", "[2]", "[0,8]")], 4)),
+        ("bytes behind all ranges", file(&[a()], 12)),
+        ("a shape of other bytes", file(&[entry("a", "F32", "[3]", "[0,8]")], 8)),
+        ("another type's bytes", file(&[entry("a", "F64", "[2]", "[0,8]")], 8)),
+        ("no type", file(&[entry("a", "F31", "[2]", "[0,8]")], 8)),
+        (
+            "a shape of 2^128 elements",
+            file(&[entry("a", "F32", &format!("[{0},{0}]", u64::MAX), "[0,8]")], 8),
+        ),
+        ("negative sizes", file(&[entry("a", "F32", "[-2]", "[0,8]")], 8)),
+        ("one name twice", file(&[a(), entry("a", "F32", "[2]", "[8,16]")], 16)),
+        ("one range for all", file(&many.collect::<Vec<_>>(), 4)),
+        ("a name that never ends", with_header(r#"{"aaaaaa"#, 8, 0)),
+        ("brackets", with_header(&deep, deep.len() as u64, 0)),
+        ("no text", with_header("\u{0}\u{1}", 2, 0)),
+    ] {
+        let refused = StateDict::from_safetensors(&bytes);
+        assert!(
+            matches!(refused, Err(Error::State(StateError::Format { .. }))),
+            "{what}: {refused:?}"
+        );
+    }
+    // Large in shape alone: tensors of no elements, and of more than can be counted here.
+    let empty = format!("[0,{}]", u64::MAX);
+    let refused = StateDict::from_safetensors(&file(&[entry("a", "F32", &empty, "[0,0]")], 0));
+    assert!(refused.is_ok() || matches!(refused, Err(Error::State(_) | Error::Shape(_))));
+    // Many and small is no crime.
+    let names = (0..100_000).map(|i| entry(&i.to_string(), "U8", "[0]", "[0,0]"));
+    let state = StateDict::from_safetensors(&file(&names.collect::<Vec<_>>(), 0)).unwrap();
+    assert_eq!(state.len(), 100_000);
+    let mut layer = instance_norm(&Context::host());
+    let before = held(&layer);
+    let report = refused_load(&mut layer, &state);
+    assert_eq!((report.unexpected.len(), held(&layer)), (100_000, before));
+}
+
+fn refused_load(layer: &mut Parameters, state: &StateDict) -> LoadReport {
+    refused(layer.load_state_dict(state, &LoadOptions::strict()))
+}
+
 /// A state tells a lazy layer its channels; a bank of styles is one too.
 #[test]
 fn other_layers() {

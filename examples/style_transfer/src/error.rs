@@ -83,6 +83,14 @@ pub enum PictureError {
         /// The smallest side.
         smallest: usize,
     },
+    /// A header can promise any number.
+    #[error("{size} pixels are too many: all together may be {most}")]
+    TooLarge {
+        /// The picture's size.
+        size: Size,
+        /// The most that are decoded.
+        most: usize,
+    },
     /// The file name's ending names no format that can be written.
     #[error("unknown picture format {0:?}: the name must end in .png, .jpg or .jpeg")]
     UnknownFormat(String),
@@ -164,6 +172,18 @@ pub enum Error {
     /// The device.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// The host has less memory than the network needs.
+    #[error(
+        "a picture of {size} needs {needed} bytes of memory, and there are less: try --size {suggestion}"
+    )]
+    Memory {
+        /// The picture's size.
+        size: Size,
+        /// Bytes of the activations that are there at once.
+        needed: u64,
+        /// A longer side for which there is enough.
+        suggestion: usize,
+    },
     /// A normalization.
     #[error("{0}")]
     Norm(#[source] Box<wgnorm::Error>),

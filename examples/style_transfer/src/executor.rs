@@ -40,6 +40,16 @@ impl Executor {
         pairs.filter_map(|(stage, norm)| Some((stage.name, norm.as_mut()?)))
     }
 
+    /// Whether a picture of this size can be run, as far as it can be told beforehand.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check(&self, size: Size) -> Result<(), Error> {
+        match self {
+            Executor::Host(net) => net.check(size),
+            // Its buffers are checked when they are made.
+            Executor::Gpu(_) => Ok(()),
+        }
+    }
+
     /// What the stages make of `input`, of shape `(1, C, H, W)`, on the host or where the stages run. What comes out of
     /// a GPU is overwritten by the next run. `finished` hears how many stages are done, and the last one's name.
     pub async fn run(

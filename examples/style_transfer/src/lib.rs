@@ -47,7 +47,7 @@ pub use adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
 pub use error::{Error, GpuError, PictureError, WeightsError};
 pub use net::{Finish, Geometry, NormWeights, SMALLEST_SIDE, Size, Stage, TransformerNet};
 #[cfg(not(target_arch = "wasm32"))]
-pub use picture::{Format, Picture};
+pub use picture::{Format, Picture, read_file};
 pub use planes::Planes;
 #[cfg(not(target_arch = "wasm32"))]
 pub use styles::{PHOTOGRAPH, STYLES, Style};

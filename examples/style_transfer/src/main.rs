@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use style_transfer::{
     AdaInNet, Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet,
+    read_file,
 };
 use wgnorm::{Context, ContextOptions, Preference};
 
@@ -63,6 +64,8 @@ fn parse_alpha(text: &str) -> Result<f32, String> {
 /// Longer side of a picture that a style is taken from, at most: larger ones cost time and hold brush strokes that the
 /// encoder is too short-sighted for.
 const STYLE_SIDE: u32 = 512;
+/// The largest file of weights that is read: tens of times those of the networks known here.
+const WEIGHTS_BYTES: u64 = 512 << 20;
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Backend {
@@ -184,7 +187,7 @@ fn load_net(style: &str) -> Result<TransformerNet, Failure> {
         let named = Style::named(style).map_err(|e| Failure(e.to_string()))?;
         return named.net().map_err(|e| failure(style, &e));
     }
-    let bytes = std::fs::read(style).map_err(|e| failure(style, &e))?;
+    let bytes = read_file(style.as_ref(), WEIGHTS_BYTES).map_err(|e| failure(style, &e))?;
     TransformerNet::from_safetensors(&bytes).map_err(|e| failure(style, &e))
 }
 
@@ -195,7 +198,7 @@ fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
         let path = given.clone().or_else(|| Some(folder.as_ref()?.join(file)));
         let missing = "--adain needs networks that are not embedded: give --encoder and --decoder, or set WGNORM_STYLE_DIR";
         let path = path.ok_or_else(|| Failure(missing.to_owned()))?;
-        let bytes = std::fs::read(&path).map_err(|e| failure(path.display(), &e))?;
+        let bytes = read_file(&path, WEIGHTS_BYTES).map_err(|e| failure(path.display(), &e))?;
         Ok((path, bytes))
     };
     let encoder = weights(&options.encoder, "encoder16x_relu4_1.safetensors")?;

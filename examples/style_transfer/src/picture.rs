@@ -1,6 +1,7 @@
 //! Pictures: read in any of three formats, turned upright, flattened, resized, and written again.
 
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::{
@@ -13,6 +14,10 @@ use crate::planes::Planes;
 
 /// The longest side that is decoded: beyond what cameras make, small enough that no header can exhaust memory.
 const LONGEST_SIDE: u32 = 32_768;
+/// The most pixels, 16384x16384: a few kilobytes can unpack to any number of gray ones, which take 12 bytes each here.
+const MOST_PIXELS: usize = 1 << 28;
+/// The largest file that is read.
+const FILE_BYTES: u64 = 256 << 20;
 /// What the decoder may allocate: 16384x16384 pixels of four bytes.
 const DECODED_BYTES: u64 = 1 << 30;
 /// JPEG quality: artefacts of lower ones show beside a style's hard edges.
@@ -61,6 +66,11 @@ impl Picture {
         limits.max_alloc = Some(DECODED_BYTES);
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
+        let (width, height) = decoder.dimensions();
+        let size = Size::new(height as usize, width as usize);
+        if size.area() > MOST_PIXELS {
+            return Err(PictureError::TooLarge { size, most: MOST_PIXELS });
+        }
         // A picture with broken EXIF data is still a picture: shown as stored.
         let orientation =
             decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
@@ -71,7 +81,7 @@ impl Picture {
 
     /// Reads and decodes a file.
     pub fn open(path: &std::path::Path) -> Result<Picture, PictureError> {
-        Picture::decode(&std::fs::read(path).map_err(PictureError::Read)?)
+        Picture::decode(&read_file(path, FILE_BYTES).map_err(PictureError::Read)?)
     }
 
     /// The size in pixels.
@@ -126,6 +136,17 @@ impl Picture {
     pub fn as_rgb(&self) -> &[u8] {
         self.pixels.as_raw()
     }
+}
+
+/// The bytes of a file, which may be a device that never ends: an error above `most` of them.
+pub fn read_file(path: &std::path::Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        let reason = format!("it is larger than {} MiB", most >> 20);
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(bytes)
 }
 
 fn flatten(decoded: DynamicImage) -> RgbImage {
@@ -211,5 +232,72 @@ mod tests {
             picture.size()
         );
         assert!(matches!(Picture::decode(b"no picture"), Err(PictureError::Decode(_))));
+    }
+
+    /// A PNG of eight bits gray that says it has this size, with nothing behind that.
+    fn png(width: u32, height: u32) -> Vec<u8> {
+        let chunk = |name: &[u8], data: &[u8]| {
+            let checked = [name, data].concat();
+            let crc = checked.iter().fold(u32::MAX, |crc, byte| {
+                let one =
+                    |crc: u32, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+                (0..8).fold(crc ^ u32::from(*byte), one)
+            });
+            [&(data.len() as u32).to_be_bytes()[..], &checked, &(!crc).to_be_bytes()].concat()
+        };
+        let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+        [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &[0x78, 1])]
+            .concat()
+    }
+
+    /// A JPEG whose frame says so.
+    fn jpeg(width: u16, height: u16) -> Vec<u8> {
+        let (mut bytes, at) = (picture(16, 16).encode(Format::Jpeg).unwrap(), [0xff, 0xc0]);
+        let frame = bytes.windows(2).position(|pair| pair == at).expect("a frame");
+        bytes[frame + 5..][..2].copy_from_slice(&height.to_be_bytes());
+        bytes[frame + 7..][..2].copy_from_slice(&width.to_be_bytes());
+        bytes
+    }
+
+    /// A WebP whose canvas says so, by the sides less one in 24 bits.
+    fn webp(width: u32, height: u32) -> Vec<u8> {
+        let side = |side: u32| side.wrapping_sub(1).to_le_bytes()[..3].to_vec();
+        let body = [b"WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec(), side(width), side(height)].concat();
+        [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat()
+    }
+
+    #[test]
+    fn sizes_that_only_a_header_has_are_refused() {
+        let most = MOST_PIXELS;
+        for (width, height) in [(32_768, 32_768), (16_385, 16_384)] {
+            let size = Size::new(height as usize, width as usize);
+            match Picture::decode(&png(width, height)) {
+                Err(PictureError::TooLarge { size: got, most: of }) => {
+                    assert_eq!((got, of), (size, most));
+                }
+                other => panic!("{width}x{height}: {other:?}"),
+            }
+        }
+        let sides = [(0, 0), (0, 5), (5, 0), (65_535, 65_535), (40_000, 1), (1 << 31, 1 << 31)];
+        let files = sides.map(|(width, height)| png(width, height)).into_iter();
+        let jpegs = [jpeg(0, 16), jpeg(65_535, 65_535)].into_iter();
+        let canvases = [webp(1 << 24, 1 << 24), webp(16_384, 16_384)].into_iter();
+        for bytes in files.chain(jpegs).chain(canvases).chain([png(4000, 4000)]) {
+            match Picture::decode(&bytes) {
+                Err(PictureError::Decode(_) | PictureError::TooLarge { .. }) => {}
+                Err(other) => panic!("{other}"),
+                // Decoders fill up what is missing of a JPEG.
+                Ok(picture) => panic!("{:?} of {} bytes", picture.size(), bytes.len()),
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_never_end_are_refused() {
+        let endless = std::path::Path::new("/dev/zero");
+        if endless.exists() {
+            let refused = Picture::open(endless).unwrap_err().to_string();
+            assert_eq!(refused, "cannot be read: it is larger than 256 MiB");
+        }
     }
 }

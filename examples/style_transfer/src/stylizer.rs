@@ -143,11 +143,20 @@ impl Stylizer {
 
     /// Paints a picture. It comes back in its own size; with AdaIn, sides are cut to multiples of eight, right and
     /// bottom.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); on the host [`Error::Memory`] if there is less than the network needs.
     pub async fn stylize(
         &mut self,
         picture: &Picture,
         progress: impl FnMut(Progress),
     ) -> Result<Picture, Error> {
+        let first = match &self.method {
+            Method::Transformer(net) => net,
+            Method::AdaIn(parts) => &parts.encoder,
+        };
+        // Before the planes take their part of it.
+        first.check(picture.size())?;
         let output = self.run(&picture.to_planes(), progress).await?;
         let (from, to) = (picture.size(), output.size);
         let size = Size::new(from.height.min(to.height), from.width.min(to.width));

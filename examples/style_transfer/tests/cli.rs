@@ -200,6 +200,40 @@ fn unreadable_pictures_are_named() {
     }
 }
 
+/// With little memory: a picture that unpacks to more than there is, and files without an end.
+#[test]
+#[cfg(target_os = "linux")]
+fn pictures_that_are_more_than_their_files_end_in_a_message() {
+    let folder = folder();
+    let bomb: DynamicImage = image::GrayImage::new(8000, 8000).into();
+    let size = std::fs::metadata(save(&folder, "bomb.png", &bomb)).unwrap().len();
+    assert!(size < 1 << 20, "{size}");
+    drop(bomb);
+    let limited = |arguments: &[&str]| {
+        let limit = ["-c", "ulimit -v 3000000; exec \"$0\" \"$@\"", PROGRAM];
+        let mut command = Command::new("sh");
+        command.current_dir(folder.path()).args(limit).args(arguments);
+        let result = command.args(["--backend", "host"]).output().unwrap();
+        (result.status.code(), stderr(&result))
+    };
+    let (code, message) = limited(&["bomb.png", "out.png"]);
+    assert_eq!(code, Some(1), "{message}");
+    let wanted = "a picture of 8000x8000 needs";
+    assert!(message.contains(wanted) && message.contains("try --size "), "{message}");
+    let (code, message) = limited(&["bomb.png", "out.png", "--size", "24"]);
+    assert_eq!(code, Some(0), "{message}");
+    std::os::unix::fs::symlink("/dev/zero", folder.path().join("zero.safetensors")).unwrap();
+    for (arguments, expected) in [
+        (["/dev/zero", "other.png"], "it is larger than 256 MiB"),
+        (["bomb.png", "--style=zero.safetensors"], "it is larger than 512 MiB"),
+    ] {
+        let (code, message) = limited(&arguments);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains(expected), "{message}");
+        assert!(!folder.path().join("other.png").exists());
+    }
+}
+
 #[test]
 fn a_picture_that_is_too_small_names_the_smallest_size() {
     let folder = folder();
