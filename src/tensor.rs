@@ -448,7 +448,10 @@ impl Tensor<'static> {
     /// channels first. See [`from_buffer_of`](Self::from_buffer_of) for other descriptions.
     ///
     /// The buffer must belong to `context`'s device, be unmapped and not destroyed when commands
-    /// that use it are submitted: wgpu gives no way to ask, so this is the caller's promise. As
+    /// that use it are submitted: wgpu gives no way to ask, so this is the caller's promise. Where it is
+    /// broken, calls that submit return [`RunError::Rejected`](crate::RunError::Rejected), and recorded
+    /// work is refused where the application finishes or submits it; a buffer of another
+    /// `wgpu::Instance`'s device not even wgpu knows from its own. As
     /// `x`, an addend or a parameter it needs `BufferUsages::STORAGE`; to be read back,
     /// `COPY_SRC`. Any offset that is a multiple of 4 works; multiples of 16 are faster.
     ///

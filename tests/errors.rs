@@ -182,6 +182,87 @@ fn an_invalid_buffer_does_not_end_the_context() {
     queue.submit([commands.finish()]);
 }
 
+/// Buffers that the application has mapped, destroyed, or made on another device, of which wgpu gives no way to ask: a
+/// call that submits tells of it, recorded work tells the application where it finishes or submits; nothing else is
+/// touched.
+#[test]
+fn buffers_that_are_not_to_be_had() {
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+    for what in ["destroyed", "mapped", "of another device"] {
+        // wgpu knows the devices of one instance apart.
+        let Some(adapter) = device::adapter() else { return };
+        let open = || pollster::block_on(adapter.request_device(&Default::default())).unwrap();
+        let ((device, queue), (other, _)) = (open(), open());
+        let context = Context::from_device(&device, &queue).unwrap();
+        let norm = InstanceNorm1d::config(1).with_track_running_stats(true).init(&context).unwrap();
+        let good = Tensor::from_slice([1, 1, 4], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        let good = good.to_context(&context).unwrap();
+        let maker = if what == "of another device" { &other } else { &device };
+        let buffer = maker.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("the application's"),
+            size: 16,
+            usage,
+            mapped_at_creation: what == "mapped",
+        });
+        if what == "destroyed" {
+            buffer.destroy();
+        }
+        let bad = Tensor::from_buffer(&context, buffer, 0, [1, 1, 4]).unwrap();
+        let refused = |call: &str, result: Result<(), Error>| {
+            let error = result.expect_err(&format!("{what}, {call}"));
+            assert!(
+                matches!(error, Error::Run(RunError::Rejected { .. })),
+                "{what}, {call}: {error:?}"
+            );
+        };
+        refused("forward", norm.forward(&context, &bad, Mode::Eval).map(drop));
+        refused("training", norm.forward_saved(&context, &bad, Mode::Train).map(drop));
+        let mut into = bad.clone();
+        let plain = Extras::new();
+        refused("into", norm.forward_into(&context, &good, &plain, Mode::Eval, &mut into));
+        refused("in place", norm.forward_in_place(&context, &mut into, &plain, Mode::Eval));
+        refused("a copy", bad.to_vec_blocking().map(drop));
+        refused("statistics", norm.statistics(&context, &bad, None).map(drop));
+        // Recorded, it is the application's.
+        let y = Tensor::zeros(&context, [1, 1, 4]).unwrap();
+        let mut commands = encoder(&device);
+        let recorded = norm.record(&context, &mut commands, &bad, &y, &plain, Mode::Train);
+        if let Err(error) = recorded {
+            refused("recording", Err(error));
+        } else {
+            let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+            queue.submit([commands.finish()]);
+            assert!(pollster::block_on(scope.pop()).is_some(), "{what}: nobody was told");
+        }
+        // Nothing was counted, and all else works.
+        assert_eq!(norm.running_mean().unwrap().to_vec_blocking().unwrap(), [0.0], "{what}");
+        norm.forward(&context, &good, Mode::Train).unwrap();
+        let mean = norm.running_mean().unwrap().to_vec_blocking().unwrap();
+        assert!((mean[0] - 0.25).abs() < 1e-6, "{what}: {mean:?}");
+    }
+}
+
+/// What a buffer's usage does not allow is told before anything is done with it.
+#[test]
+fn usages_are_checked() {
+    let Some((device, queue)) = device::foreign(|_| ()) else { return };
+    let context = Context::from_device(&device, &queue).unwrap();
+    let buffer = |usage| {
+        let descriptor =
+            wgpu::BufferDescriptor { label: None, size: 16, usage, mapped_at_creation: false };
+        Tensor::from_buffer(&context, device.create_buffer(&descriptor), 0, [1, 1, 4])
+    };
+    let missing = |missing| Error::from(OperandError::Usage { operand: "tensor", missing });
+    let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_SRC;
+    assert_eq!(buffer(uniform).unwrap_err(), missing("STORAGE"));
+    let written = buffer(wgpu::BufferUsages::STORAGE).unwrap();
+    assert_eq!(written.to_vec_blocking().unwrap_err(), missing("COPY_SRC"));
+    assert_eq!(pollster::block_on(written.to_vec()).unwrap_err(), missing("COPY_SRC"));
+    // It serves where nothing is copied.
+    let norm = InstanceNorm1d::config(1).init(&context).unwrap();
+    assert!(norm.forward(&context, &written, Mode::Eval).is_ok());
+}
+
 /// State that does not fit names the parameter and both shapes.
 #[test]
 fn misfit_state_is_a_typed_error() {
