@@ -364,11 +364,18 @@ fn a_lost_device_is_an_error() {
     let host = Tensor::from_vec([1, 1, 4], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
     let x = host.to_context(&context).unwrap();
     let y = norm.forward(&context, &x, Mode::Eval).unwrap();
+    // A call that needs nothing made any more.
+    let mut into = Tensor::zeros(&context, [1, 1, 4]).unwrap();
+    let mut call = || norm.forward_into(&context, &x, &Extras::new(), Mode::Eval, &mut into);
+    assert_eq!(call(), Ok(()));
     context.device().unwrap().destroy();
     let lost = |result: Result<(), Error>| {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::Run(RunError::DeviceLost { .. })), "{error:?}");
     };
+    // wgpu tells once the queue has drained, to whoever polls then.
+    let drained = (0..200).map(|_| std::thread::sleep(std::time::Duration::from_millis(10)));
+    lost(drained.map(|()| call()).find(Result::is_err).unwrap_or(Ok(())));
     lost(y.to_vec_blocking().map(drop));
     lost(pollster::block_on(y.to_vec()).map(drop));
     lost(norm.forward(&context, &x, Mode::Eval).map(drop));

@@ -314,25 +314,45 @@ mod callbacks {
         Arc::new((context.clone(), InstanceNorm2d::config(4).init(context).unwrap()))
     }
 
-    /// What the application hears of work that is done, on our device and on its own.
+    /// What the application hears of work that is done, on our device and on its own, from below any of our calls.
     #[test]
     fn gpu_callbacks_of_done_work_may_call() {
         let Some(ours) = device::gpu() else { return };
         let (device, queue) = device::foreign(|_| ()).unwrap();
         for context in [ours, Context::from_device(&device, &queue).unwrap()] {
             within("work done", move || {
-                let (both, (sender, called)) = (shared(&context), mpsc::channel());
-                context.queue().unwrap().on_submitted_work_done({
-                    let both = both.clone();
-                    move || {
-                        use_all(&both.0, &both.1);
-                        sender.send(()).unwrap();
-                    }
-                });
+                let both = shared(&context);
                 let x = input(&context, SHAPES[0], 1);
-                // Polls, and with that calls back.
-                both.1.forward(&context, &x, Mode::Eval).unwrap().to_vec_blocking().unwrap();
-                called.recv_timeout(Duration::from_secs(10)).expect("called");
+                let extras = wgnorm::Extras::new();
+                type Call<'a> = &'a dyn Fn(&Context, &InstanceNorm2d) -> Result<(), Error>;
+                let calls: [Call<'_>; 7] = [
+                    &|_, _| x.to_vec_blocking().map(drop),
+                    &|context, _| Tensor::zeros(context, [5]).map(drop),
+                    &|context, _| Tensor::from_slice([1], &[0.0])?.to_context(context).map(drop),
+                    &|context, norm| norm.forward(context, &x, Mode::Eval).map(drop),
+                    &|context, norm| norm.statistics(context, &x, None).map(drop),
+                    &|context, norm| {
+                        let (y, saved) = norm.forward_saved(context, &x, Mode::Eval)?;
+                        norm.backward(context, &saved, &y).map(drop)
+                    },
+                    &|context, norm| {
+                        let mut y = norm.forward(context, &x, Mode::Eval)?;
+                        norm.forward_in_place(context, &mut y, &extras, Mode::Eval)
+                    },
+                ];
+                for call in calls {
+                    let (sender, called) = mpsc::channel();
+                    let again = both.clone();
+                    context.device().unwrap().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+                    context.queue().unwrap().on_submitted_work_done(move || {
+                        use_all(&again.0, &again.1);
+                        sender.send(()).unwrap();
+                    });
+                    call(&context, &both.1).unwrap();
+                    // Of a device of ours it has been called by now.
+                    context.device().unwrap().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+                    called.recv_timeout(Duration::from_secs(10)).expect("called");
+                }
             });
         }
     }

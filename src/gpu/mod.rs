@@ -51,8 +51,9 @@ use wgpu::BufferUsages as Usage;
 const STORAGE_BUFFERS: u32 = 8;
 /// Bytes of the uniform block.
 const TASK_BYTES: u64 = size_of::<Task>() as u64;
-/// Uniform buffers kept. Each is 176 bytes; a network of hundreds of layers has as many.
-const TASKS_MAX: usize = 4096;
+/// Uniform buffers kept for calls that are prepared again: those that are kept have their own. A network's in training and
+/// evaluation.
+const TASKS_MAX: usize = 256;
 
 /// A device with everything this crate keeps on it.
 pub(crate) struct Gpu {

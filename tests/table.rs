@@ -1,0 +1,72 @@
+//! The table in `README.md` names tests that there are.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+/// All functions in the files of a folder, as `file::function` and `folder::function`.
+fn functions(folder: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            functions(&path, names);
+            continue;
+        }
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let room = folder.file_name().unwrap().to_string_lossy().into_owned();
+        names.insert(format!("{room}/{}", path.file_name().unwrap().to_string_lossy()));
+        for line in text.lines().map(str::trim_start) {
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            let name = line.strip_prefix("fn ").unwrap_or(line).split(['(', ':']).next().unwrap();
+            names.extend([format!("{stem}::{name}"), format!("{room}::{name}")]);
+        }
+    }
+}
+
+#[test]
+fn every_test_that_is_named_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // The published package has no tests of the examples.
+    if root.join("Cargo.toml.orig").exists() {
+        return eprintln!("skipped: the package has not all tests");
+    }
+    let mut names = BTreeSet::new();
+    for folder in [
+        "tests",
+        "examples/style_transfer/src",
+        "examples/style_transfer/tests",
+        "examples/web_norm/tests",
+    ] {
+        functions(&root.join(folder), &mut names);
+    }
+    let table = fs::read_to_string(root.join("tests/README.md")).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
+    let (mut file, mut seen) = (String::new(), 0);
+    for row in rows.skip_while(|row| !row.contains("input | host")) {
+        let tests = row.rsplit(" | ").next().unwrap().trim_end_matches(" |");
+        // Every second piece is between backquotes.
+        for name in tests.split('`').skip(1).step_by(2) {
+            let name = name.split(' ').next().unwrap();
+            let function = match name.split_once("::") {
+                Some((of, function)) => {
+                    file = of.to_owned();
+                    function
+                }
+                None if name.contains('/') || name.contains("WGNORM") || !name.contains('_') => {
+                    continue;
+                }
+                None => name,
+            };
+            let whole = format!("{file}::{function}");
+            let is_there = function == "*"
+                && names.iter().any(|n| n.starts_with(&format!("{file}::")))
+                || names.contains(&whole)
+                || names.contains(&format!("page::{function}"));
+            assert!(
+                is_there || ["style_transfer", "web_norm"].contains(&function),
+                "{whole} is no test"
+            );
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "only {seen} names in the table");
+}
