@@ -261,7 +261,8 @@ fn tensors_over_the_binding_limit() {
 /// what should come out.
 #[test]
 fn layers_under_any_limits() {
-    let cases: [(&str, fn(&mut wgpu::Limits)); 4] = [
+    type Edit = fn(&mut wgpu::Limits);
+    let cases: [(&str, Edit); 4] = [
         ("small bindings", |limits| limits.max_storage_buffer_binding_size = 24 << 10),
         ("64 lanes, 64 workgroups", |limits| {
             limits.max_compute_invocations_per_workgroup = 64;
