@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::gpu::{Gpu, GpuData};
-use crate::{Context, Error, OperandError, Shape, ShapeError, View};
+use crate::{Context, Error, OperandError, Shape, ShapeError, View, host};
 use std::{fmt, sync::Arc};
 
 /// Which positions of each sample count, the same for all channels: one u8 per sample and position,
@@ -55,27 +55,29 @@ impl Mask {
     ///
     /// # Errors
     /// [`ShapeError::Axis`] if `axis` is 0 or not in `shape`, [`ShapeError::Length`] if there is not
-    /// one length per sample, or one is longer than the axis.
+    /// one length per sample, or one is longer than the axis, [`RunError::OutOfMemory`](crate::RunError::OutOfMemory).
     pub fn from_lengths(
         shape: impl Into<Shape>,
         axis: usize,
         lengths: &[u32],
-    ) -> Result<Self, ShapeError> {
+    ) -> Result<Self, Error> {
         let shape = crate::TensorDesc::new(shape)?.shape;
         if axis == 0 || axis >= shape.len() {
-            return Err(ShapeError::Axis { layer: "Mask", axis: axis as i64, got: shape });
+            return Err(ShapeError::Axis { layer: "Mask", axis: axis as i64, got: shape }.into());
         }
         let (samples, size) = (shape[0], shape[axis]);
         let length = |expected, got| ShapeError::Length { shape: shape.clone(), expected, got };
         if lengths.len() != samples {
-            return Err(length(samples as u64, lengths.len() as u64));
+            return Err(length(samples as u64, lengths.len() as u64).into());
         }
         if let Some(&long) = lengths.iter().find(|&&n| n as usize > size) {
-            return Err(length(size as u64, long.into()));
+            return Err(length(size as u64, long.into()).into());
         }
         if shape.elements() == 0 {
             return Ok(Self::of(shape, Vec::new()));
         }
+        // A byte each, and as they are packed.
+        host::check_memory(2 * shape.elements())?;
         let inner: usize = shape[axis + 1..].iter().product();
         let outer: usize = shape[1..axis].iter().product();
         let mut values = Vec::with_capacity(shape.elements() as usize);

@@ -298,6 +298,14 @@ impl Backward<'_, '_> {
         let operands = self.host_operands()?;
         check_groups(&saved.problem)?;
         let pool = context.host_pool();
+        // Where one gradient is lent and the other is not: before anything is taken, so that with an error who lends
+        // keeps it.
+        let lends = |grad: Option<&Tensor<'_>>| grad.is_some_and(Tensor::can_lend);
+        let lent = into.as_ref().map(|grads| [Some(&grads.dx), grads.daddend.as_ref()].map(lends));
+        let [dx, daddend] = lent.unwrap_or_default();
+        if dx != daddend && (saved.problem.addend_differs() || !dx) {
+            host::check_memory(saved.x.desc().bytes())?;
+        }
         let into = into.map_or([None, None], |grads| {
             [grads.dx.take_host(), grads.daddend.as_mut().and_then(Tensor::take_host)]
         });
@@ -349,6 +357,7 @@ pub(crate) fn merge(
         return gpu::merge(gpu, a, b, how);
     }
     let _ = context;
+    host::check_memory(a.desc().bytes())?;
     let merged = host::merge(host_f64(a, "statistics")?, host_f64(b, "other")?, how);
     Ok(Tensor::from_vec_of(a.shape(), merged)?)
 }
@@ -420,6 +429,10 @@ pub(crate) fn mix(
     let [m, n] = mix.shape()[..] else { unreachable!("a matrix of weights") };
     let (outputs, inner) = if transposed { (n, m) } else { (m, n) };
     let columns = rows.shape()[1];
+    let desc = TensorDesc::new([outputs, columns])?;
+    // All in f64, and the result in its own type.
+    let values = mix.desc().shape.elements() + rows.desc().shape.elements() + desc.shape.elements();
+    host::check_memory(values.saturating_mul(2 * 8))?;
     let weights = mix.host_data("weights")?.convert::<f64>();
     let values = rows.host_data("styles")?.convert::<f64>();
     let mut out = match old {
@@ -437,8 +450,7 @@ pub(crate) fn mix(
     }
     // As on a GPU: a blend of 16-bit styles is not rounded to 16 bits.
     let dtype = if rows.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let desc = TensorDesc::new([outputs, columns])?.with_dtype(dtype);
-    Ok(Tensor::host(desc, HostData::narrow(&out, dtype)))
+    Ok(Tensor::host(desc.with_dtype(dtype), HostData::narrow(&out, dtype)))
 }
 
 /// (N, spatial…): x without its channels, N = 1 where it is unbatched.

@@ -178,6 +178,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Whether the addend has a gradient of its own: otherwise it is dy.
+    pub(crate) fn addend_differs(&self) -> bool {
+        self.addend && (self.activation != Activation::None || self.masked)
+    }
+
     /// Batch statistics, centered, nothing else: what a layer refines.
     pub(crate) fn new(view: View, dtype: DType, eps: f64) -> Self {
         Problem {

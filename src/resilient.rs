@@ -78,23 +78,39 @@ pub struct Resilient<T: Portable> {
     context: Context,
     value: T,
     state: T::State,
+    /// Whether the values may be newer than the state.
+    stale: bool,
     last_loss: Option<RunError>,
 }
 
 impl<T: Portable> Resilient<T> {
-    /// Opens a context by `options` and builds on it what is to last.
+    /// Opens a context by `options` and builds on it what is to last. If the device is lost meanwhile, or has no
+    /// memory for it, on what comes next.
     ///
     /// # Errors
     /// [`OpenError`](crate::OpenError) as of [`Context::open_with`], and what `build` returns.
     pub async fn open(
         options: ContextOptions,
         on_loss: OnLoss,
-        build: impl FnOnce(&Context) -> Result<T, Error>,
+        build: impl Fn(&Context) -> Result<T, Error>,
     ) -> Result<Self, Error> {
-        let context = Context::open_with(&options).await?;
-        let value = build(&context)?;
-        let state = value.save().await?;
-        Ok(Resilient { options, on_loss, context, value, state, last_loss: None })
+        let mut context = Context::open_with(&options).await?;
+        let (mut reopened, mut last_loss) = (false, None);
+        loop {
+            let built = match build(&context) {
+                Ok(value) => value.save().await.map(|state| (value, state)),
+                Err(error) => Err(error),
+            };
+            let error = match built {
+                Ok((value, state)) => {
+                    let stale = false;
+                    return Ok(Self { options, on_loss, context, value, state, stale, last_loss });
+                }
+                Err(error) => error,
+            };
+            (context, last_loss) =
+                next_context(&options, on_loss, &context, error, &mut reopened).await?;
+        }
     }
 
     /// Where the work is done now.
@@ -124,10 +140,11 @@ impl<T: Portable> Resilient<T> {
         work: impl AsyncFn(&Context, &T) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut reopened = false;
+        self.catch_up(&mut reopened).await?;
         loop {
+            self.stale = self.value.is_changed_by_calls();
             let done = work(&self.context, &self.value).await;
-            let changed = self.value.is_changed_by_calls();
-            if let Some(answer) = self.keep(done, changed, &mut reopened).await {
+            if let Some(answer) = self.keep(done, &mut reopened).await {
                 return answer;
             }
         }
@@ -142,58 +159,62 @@ impl<T: Portable> Resilient<T> {
         change: impl Fn(&mut T) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut reopened = false;
+        self.catch_up(&mut reopened).await?;
         loop {
+            self.stale = true;
             let done = change(&mut self.value);
-            if let Some(answer) = self.keep(done, true, &mut reopened).await {
+            if let Some(answer) = self.keep(done, &mut reopened).await {
                 return answer;
             }
         }
+    }
+
+    /// Saves what a call that was dropped half way has left.
+    async fn catch_up(&mut self, reopened: &mut bool) -> Result<(), Error> {
+        match self.save().await {
+            Ok(()) => Ok(()),
+            Err(error) => self.go_on(error, reopened).await,
+        }
+    }
+
+    /// The values of now, if they may be newer than what is kept.
+    async fn save(&mut self) -> Result<(), Error> {
+        if self.stale {
+            self.state = self.value.save().await?;
+            self.stale = false;
+        }
+        Ok(())
     }
 
     /// Keeps the values of now with what was done, or goes on and has it done again: then there is no answer yet.
     async fn keep<R>(
         &mut self,
         done: Result<R, Error>,
-        changed: bool,
         reopened: &mut bool,
     ) -> Option<Result<R, Error>> {
         let error = match done {
             Err(error) if is_loss(&error) => error,
-            done if !changed => return Some(done),
             // Of work that failed in another way, too: its values are those of now.
-            done => match self.value.save().await {
-                Ok(state) => {
-                    self.state = state;
-                    return Some(done);
-                }
+            done => match self.save().await {
+                Ok(()) => return Some(done),
                 Err(error) => error,
             },
         };
-        self.go_on(error, reopened).await.err().map(Err)
+        let answer = self.go_on(error, reopened).await.err()?;
+        // Nothing comes next, so the values of now count, if they are there.
+        let _ = self.save().await;
+        Some(Err(answer))
     }
 
     /// Takes the values to what comes after a device, or returns the error if that is not a loss, or nothing does.
-    async fn go_on(&mut self, error: Error, reopened: &mut bool) -> Result<(), Error> {
-        let mut error = error;
+    async fn go_on(&mut self, mut error: Error, reopened: &mut bool) -> Result<(), Error> {
         loop {
-            let Error::Run(loss) = &error else { return Err(error) };
-            if !is_loss(&error) || self.context.backend() == Backend::Host {
-                return Err(error);
-            }
-            let lost = matches!(loss, RunError::DeviceLost { .. });
-            let host = self.on_loss == OnLoss::Host || self.options.preference != Preference::Gpu;
-            let context = if lost && self.on_loss == OnLoss::Reopen && !*reopened {
-                *reopened = true;
-                Context::open_with(&self.options).await?
-            } else if host {
-                Context::host()
-            } else {
-                return Err(error);
-            };
-            self.last_loss = Some(loss.clone());
+            let (context, loss) =
+                next_context(&self.options, self.on_loss, &self.context, error, reopened).await?;
+            self.last_loss = loss;
             match self.value.restore(&self.state, &context) {
                 Ok(value) => {
-                    (self.context, self.value) = (context, value);
+                    (self.context, self.value, self.stale) = (context, value, false);
                     return Ok(());
                 }
                 // The new device is lost already.
@@ -201,6 +222,30 @@ impl<T: Portable> Resilient<T> {
             }
         }
     }
+}
+
+/// What comes after a context that ended in a loss, and that loss; the error itself if it is none, or nothing comes.
+async fn next_context(
+    options: &ContextOptions,
+    on_loss: OnLoss,
+    context: &Context,
+    error: Error,
+    reopened: &mut bool,
+) -> Result<(Context, Option<RunError>), Error> {
+    let Error::Run(loss) = &error else { return Err(error) };
+    if !is_loss(&error) || context.backend() == Backend::Host {
+        return Err(error);
+    }
+    let is_lost = matches!(loss, RunError::DeviceLost { .. });
+    let context = if is_lost && on_loss == OnLoss::Reopen && !*reopened {
+        *reopened = true;
+        Context::open_with(options).await?
+    } else if on_loss == OnLoss::Host || options.preference != Preference::Gpu {
+        Context::host()
+    } else {
+        return Err(error);
+    };
+    Ok((context, Some(loss.clone())))
 }
 
 /// Whether another device, or the host, may do what this one did not.

@@ -99,6 +99,14 @@ impl HostData<'_> {
         each_type!(self, values => bytemuck::cast_slice(values.as_slice()))
     }
 
+    /// Whether there is room to be nobody else's, where that needs a copy.
+    fn check_room_to_own(&self) -> Result<(), RunError> {
+        each_type!(self, values => match values {
+            Values::Borrowed(values) => host::check_memory(size_of_val(*values) as u64),
+            Values::Shared(_) => Ok(()),
+        })
+    }
+
     /// Whether no other tensor has them, nor the caller.
     fn is_alone(&self) -> bool {
         each_type!(self, values => matches!(values, Values::Shared(data) if Arc::strong_count(data) == 1))
@@ -243,7 +251,12 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The data on the host themselves, if nobody else has them; the tensor is left with none.
+    /// Whether the data are on the host, and nobody else has them.
+    pub(crate) fn can_lend(&self) -> bool {
+        matches!(&self.storage, Storage::Host(data) if data.is_alone())
+    }
+
+    /// The data themselves, if [they can be had](Self::can_lend); the tensor is left with none.
     pub(crate) fn take_host(&mut self) -> Option<HostData<'a>> {
         match &mut self.storage {
             Storage::Host(data) if data.is_alone() => {
@@ -282,6 +295,7 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// As [`to_vec`](Self::to_vec).
     pub async fn to_vec_of<T: Element>(&self) -> Result<Vec<T>, Error> {
+        self.check_room::<T>()?;
         match &self.storage {
             Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
@@ -305,11 +319,18 @@ impl<'a> Tensor<'a> {
     /// As [`to_vec`](Self::to_vec).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_vec_of_blocking<T: Element>(&self) -> Result<Vec<T>, Error> {
+        self.check_room::<T>()?;
         match &self.storage {
             Storage::Host(data) => Ok(data.convert()),
             #[cfg(feature = "gpu")]
             Storage::Gpu(data) => Ok(self.decode(&data.gpu().read(&[data])?.wait_blocking()?)),
         }
+    }
+
+    /// Whether there is room for the elements as these; from a GPU also for what was copied, and for its values.
+    fn check_room<T: Element>(&self) -> Result<(), RunError> {
+        let copies = if self.is_on_host() { 0 } else { 2 * self.desc.bytes() };
+        host::check_memory(copies + self.desc.shape.elements() * size_of::<T>() as u64)
     }
 
     /// This tensor's elements from the words that hold them.
@@ -351,7 +372,7 @@ impl<'a> Tensor<'a> {
             return Ok(Tensor { desc: self.desc.clone(), storage: Storage::Gpu(data) });
         }
         let _ = context;
-        self.host_data("tensor")?;
+        self.host_data("tensor")?.check_room_to_own()?;
         Ok(self.clone().into_owned())
     }
 
@@ -359,12 +380,16 @@ impl<'a> Tensor<'a> {
     /// even.
     ///
     /// # Errors
-    /// [`OperandError::Elsewhere`] for a tensor on a GPU.
+    /// [`OperandError::Elsewhere`] for a tensor on a GPU, [`RunError::OutOfMemory`](crate::RunError::OutOfMemory).
     pub fn cast(&self, dtype: DType) -> Result<Tensor<'static>, Error> {
         let data = self.host_data("tensor")?;
-        let data = match dtype {
-            same if same == self.dtype() => data.clone().into_owned(),
-            dtype => HostData::narrow(&data.convert::<f64>(), dtype),
+        let data = if dtype == self.dtype() {
+            data.check_room_to_own()?;
+            data.clone().into_owned()
+        } else {
+            // In f64 on the way.
+            host::check_memory(self.desc.shape.elements() * (8 + dtype.size() as u64))?;
+            HostData::narrow(&data.convert::<f64>(), dtype)
         };
         Ok(Tensor::host(self.desc.clone().with_dtype(dtype), data))
     }

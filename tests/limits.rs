@@ -79,8 +79,30 @@ fn host_memory_runs_out() {
         values.len() == LEN && values.iter().all(|v| *v == value)
     };
     assert!(all(&target, 7.0) && all(&shared, 7.0) && all(&x, 1.5));
-    // Alone it needs no memory; and with some let go of all is as before.
+    // Nor are gradients lost that were lent, where another one has no room.
+    let relu = wgnorm::Extras::new().with_addend(&x).with_activation(wgnorm::Activation::Relu);
+    drop(held.pop());
+    let (_, epilogue) = norm.forward_saved_with(&context, &x, &relu, Mode::Eval).unwrap();
+    let small = Tensor::from_slice([1, 1, 2], &[1.0, 2.0]).unwrap();
+    let (_, of_small) = norm.forward_saved(&context, &small, Mode::Eval).unwrap();
+    let mut grads = norm.backward(&context, &of_small, &small).unwrap();
     drop(shared);
+    grads.dx = target;
+    context.trim();
+    held.extend(std::iter::from_fn(|| norm.forward(&context, &x, Mode::Eval).ok()));
+    assert!(is_out_of_memory(norm.backward_into(&context, &epilogue, &x, &mut grads)));
+    assert!(all(&grads.dx, 7.0));
+    // What is copied or converted.
+    assert!(is_out_of_memory(x.to_vec_blocking()));
+    assert!(is_out_of_memory(x.cast(wgnorm::DType::F16)));
+    let borrowed = Tensor::from_slice([LEN], x.as_slice().unwrap()).unwrap();
+    assert!(is_out_of_memory(borrowed.to_context(&context)));
+    assert!(is_out_of_memory(wgnorm::Mask::from_lengths([1, u32::MAX as usize], 1, &[1])));
+    let bank = wgnorm::ConditionalInstanceNorm::config(4_000_000, 1).init(&context).unwrap();
+    assert!(bank.pick(&vec![0; 1_000_000]).is_err());
+    assert!(is_out_of_memory(bank.pick(&[0; 100])));
+    let mut target = grads.dx;
+    // Alone it needs no memory; and with some let go of all is as before.
     norm.forward_into(&context, &x, &extras, Mode::Eval, &mut target).unwrap();
     assert!(all(&target, 0.0));
     held.truncate(held.len() - 2);

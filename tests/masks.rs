@@ -163,11 +163,11 @@ fn a_mask_of_an_unbatched_input() {
 #[test]
 fn masks_that_do_not_fit() {
     let axis = |axis| ShapeError::Axis { layer: "Mask", axis, got: [2, 5].into() };
-    assert_eq!(Mask::from_lengths([2, 5], 0, &[1, 2]).unwrap_err(), axis(0));
-    assert_eq!(Mask::from_lengths([2, 5], 2, &[1, 2]).unwrap_err(), axis(2));
+    assert_eq!(Mask::from_lengths([2, 5], 0, &[1, 2]).unwrap_err(), axis(0).into());
+    assert_eq!(Mask::from_lengths([2, 5], 2, &[1, 2]).unwrap_err(), axis(2).into());
     let length = |expected, got| ShapeError::Length { shape: [2, 5].into(), expected, got };
-    assert_eq!(Mask::from_lengths([2, 5], 1, &[1]).unwrap_err(), length(2, 1));
-    assert_eq!(Mask::from_lengths([2, 5], 1, &[1, 6]).unwrap_err(), length(5, 6));
+    assert_eq!(Mask::from_lengths([2, 5], 1, &[1]).unwrap_err(), length(2, 1).into());
+    assert_eq!(Mask::from_lengths([2, 5], 1, &[1, 6]).unwrap_err(), length(5, 6).into());
     assert_eq!(Mask::from_slice([2, 5], &[1; 9]).unwrap_err(), length(10, 9));
     for device in device::all() {
         let context = &device.context;

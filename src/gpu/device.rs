@@ -41,18 +41,11 @@ impl Device {
         }
     }
 
-    /// A device we opened: what it reports is kept for the next call that can return it, and
-    /// logged, where wgpu's default is to panic.
+    /// A device we opened. What it reports of others' work, which is the application's, is logged, where wgpu's
+    /// default is to panic; our own calls are told of theirs.
     pub fn owned(device: wgpu::Device, queue: wgpu::Queue) -> Self {
         let fault: Arc<Mutex<Option<RunError>>> = Arc::default();
-        #[cfg(not(target_arch = "wasm32"))]
-        let slot = Arc::clone(&fault);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            log::error!("wgnorm: {error}");
-            // A browser tells of our own calls elsewhere: these are the application's.
-            #[cfg(not(target_arch = "wasm32"))]
-            keep_first(&slot, to_run_error(error, "a command", 0));
-        }));
+        device.on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("wgnorm: {error}")));
         keep_loss(&device, &fault);
         Device {
             device,

@@ -121,9 +121,10 @@ impl<'a> Operands<'a> {
     }
 
     /// A buffer that is read and written in one dispatch is an error in WebGPU, even where the
-    /// ranges are disjoint; x forward has kernels for it. What else is written is ours.
+    /// ranges are disjoint; x forward has kernels for it.
     fn check(&self, gpu: &Gpu) -> Result<(), OperandError> {
-        let written = [Operand::Y, Operand::Gradient];
+        use Operand::{BiasOut, Gradient, Moments, Sums, WeightOut, Y};
+        let written = [Y, Gradient, WeightOut, BiasOut];
         let buffers = written.map(|operand| self.get(operand).map(GpuData::buffer));
         let forward = self.get(Operand::Dy).is_none();
         for &(operand, data) in &self.list {
@@ -138,15 +139,19 @@ impl<'a> Operands<'a> {
             if written.into_iter().zip(buffers).any(shares) {
                 return Err(OperandError::SharedBuffer { operand: name });
             }
-            // Entries are bound where they start: their kernels know no offset.
-            use Operand::{Moments, Sums};
+            // These are bound where they start: their kernels know no offset.
             let alignment = gpu.caps.offset_alignment;
-            if matches!(operand, Moments | Sums) && !data.offset().is_multiple_of(alignment) {
+            if matches!(operand, Moments | Sums | Gradient | WeightOut | BiasOut)
+                && !data.offset().is_multiple_of(alignment)
+            {
                 let offset = data.offset();
                 return Err(OperandError::Misaligned { operand: name, offset, alignment });
             }
         }
-        if self.running.is_some_and(|(stats, _)| buffers.contains(&Some(stats.buffer()))) {
+        let running = self.running.map(|(stats, _)| Some(stats.buffer()));
+        if running.is_some_and(|stats| buffers.contains(&stats))
+            || self.get(Y).is_some_and(GpuData::is_state)
+        {
             return Err(OperandError::SharedBuffer { operand: "running statistics" });
         }
         Ok(())
@@ -165,6 +170,9 @@ impl Operand {
             Operand::Dy => "dy",
             Operand::Sums => "sums",
             Operand::Mask => "mask",
+            Operand::Gradient => "daddend",
+            Operand::WeightOut => "dweight",
+            Operand::BiasOut => "dbias",
             _ => "scratch",
         }
     }
@@ -239,21 +247,27 @@ impl Job {
 /// What distinguishes calls from each other.
 struct CallKey {
     job: Job,
-    offsets: Offsets,
-    buffers: SmallVec<[(Operand, wgpu::Buffer); 12]>,
+    /// Each in its buffer, from this byte on.
+    places: SmallVec<[(Operand, wgpu::Buffer, u64); 12]>,
 }
 
 impl CallKey {
     fn new(job: &Job, operands: &Operands<'_>) -> Self {
-        let buffers = operands.list.iter().map(|(operand, data)| (*operand, data.buffer().clone()));
-        CallKey { job: *job, offsets: operands.offsets(), buffers: buffers.collect() }
+        let place = |&(operand, data): &(Operand, &GpuData)| {
+            (operand, data.buffer().clone(), data.offset())
+        };
+        CallKey { job: *job, places: operands.list.iter().map(place).collect() }
     }
 
-    fn is(&self, job: &Job, operands: &Operands<'_>, offsets: &Offsets) -> bool {
-        self.buffers.len() == operands.list.len()
-            && std::iter::zip(&self.buffers, &operands.list)
-                .all(|(mine, other)| mine.0 == other.0 && mine.1 == *other.1.buffer())
-            && self.offsets == *offsets
+    fn is(&self, job: &Job, operands: &Operands<'_>) -> bool {
+        let same = |((operand, buffer, offset), (named, data)): (
+            &(Operand, wgpu::Buffer, u64),
+            &(Operand, &GpuData),
+        )| {
+            operand == named && *offset == data.offset() && buffer == data.buffer()
+        };
+        self.places.len() == operands.list.len()
+            && std::iter::zip(&self.places, &operands.list).all(same)
             && self.job == *job
     }
 }
@@ -272,14 +286,13 @@ impl CallCache {
 
     /// The call with these operands, prepared now if it is not among the latest.
     pub fn get(&self, gpu: &Gpu, job: &Job, operands: &Operands<'_>) -> Result<Arc<Call>, Error> {
-        let offsets = operands.offsets();
         #[cfg(target_arch = "wasm32")]
         gpu.heed_faults()?;
         {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
             #[cfg(target_arch = "wasm32")]
             calls.retain(|(_, call)| call.faulted == gpu.device.reports.faulted());
-            if let Some(at) = calls.iter().rposition(|(kept, _)| kept.is(job, operands, &offsets)) {
+            if let Some(at) = calls.iter().rposition(|(kept, _)| kept.is(job, operands)) {
                 let found = calls.remove(at);
                 let call = found.1.clone();
                 calls.push(found);
@@ -327,7 +340,7 @@ impl Gpu {
 /// Bytes of the operands that these calls keep alive.
 fn held(calls: &[(CallKey, Arc<Call>)]) -> u64 {
     let mut buffers: Vec<&wgpu::Buffer> = Vec::new();
-    for (_, buffer) in calls.iter().flat_map(|(key, _)| &key.buffers) {
+    for (_, buffer, _) in calls.iter().flat_map(|(key, _)| &key.places) {
         if !buffers.contains(&buffer) {
             buffers.push(buffer);
         }

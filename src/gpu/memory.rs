@@ -190,6 +190,11 @@ impl GpuData {
         Ok(())
     }
 
+    /// Whether it is of a layer's state, which only that layer's calls write.
+    pub fn is_state(&self) -> bool {
+        self.memory.pool.is_none() && !self.memory.foreign
+    }
+
     /// Whether a result may replace the data: nobody else's values would change but those of an
     /// application that asked for it.
     pub fn may_be_written(&self) -> bool {

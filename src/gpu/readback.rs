@@ -3,7 +3,7 @@
 #[cfg(target_arch = "wasm32")]
 use super::reports::Spans;
 use super::{Gpu, memory::GpuData};
-use crate::{Error, OperandError, RunError, host};
+use crate::{Error, OperandError, RunError};
 use futures_intrusive::channel::shared::{OneshotReceiver, oneshot_channel};
 use std::sync::Arc;
 
@@ -33,8 +33,6 @@ impl Gpu {
             return Err(OperandError::Usage { operand: "tensor", missing: "COPY_SRC" }.into());
         }
         let bytes = data.iter().map(|data| data.bytes()).sum::<u64>();
-        // What was copied, its values, and these in the type that is asked for.
-        host::check_memory(3 * bytes)?;
         #[cfg(target_arch = "wasm32")]
         self.heed_faults()?;
         #[cfg(target_arch = "wasm32")]

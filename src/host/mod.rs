@@ -23,7 +23,7 @@ pub(crate) use running::HostRunning;
 pub(crate) use style::{style_gradient, style_tables};
 
 use crate::ops;
-use crate::problem::{Activation, Problem, StatSource};
+use crate::problem::{Problem, StatSource};
 use crate::tensor::{HostData, Values, each_type};
 use crate::{Element, RunError};
 use apply::{Normalizer, Table};
@@ -309,9 +309,7 @@ fn backward_of<T: Element>(
 ) -> Result<Gradients, RunError> {
     let Request { wants, sums, into: [into_dx, into_daddend] } = request;
     let mut dx = output(pool, x, into_dx)?;
-    // Otherwise it is dy.
-    let differs = problem.activation != Activation::None || problem.masked;
-    let daddend = (problem.addend && differs).then(|| output(pool, x, into_daddend));
+    let daddend = problem.addend_differs().then(|| output(pool, x, into_daddend));
     let mut daddend = daddend.transpose()?;
     let wanted = |data: Option<&HostData<'_>>, wanted| {
         data.filter(|_| wanted)

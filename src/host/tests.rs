@@ -1,6 +1,7 @@
 //! The host path against plain loops in f64 that share nothing with it but the view.
 
 use super::*;
+use crate::Activation;
 use crate::problem::{Estimator, Momentum, RunningUpdate};
 use crate::{DType, View, bf16, f16};
 

@@ -5,8 +5,9 @@ use super::repr::Float;
 use super::settings::{check_eps, check_features, settings};
 use super::tables::{Content, Tables};
 use super::{Affine, Extras, Grads, Init, OneValue, Parameters, Saved, backward, layer};
-use crate::ops;
-use crate::{Backend, ConfigError, Context, DType, Error, Shape, ShapeError, Tensor};
+use crate::{
+    Backend, ConfigError, Context, DType, Error, Shape, ShapeError, Tensor, TensorDesc, host, ops,
+};
 use std::fmt;
 
 /// Settings of a [`ConditionalInstanceNorm`].
@@ -285,6 +286,8 @@ impl ConditionalInstanceNorm {
     /// fails.
     pub fn pick(&self, styles: &[usize]) -> Result<Tensor<'static>, Error> {
         let limit = self.config.num_styles;
+        let desc = TensorDesc::new([styles.len(), limit])?;
+        host::check_memory(desc.bytes())?;
         let mut weights = vec![0.0; styles.len() * limit];
         for (row, &got) in weights.chunks_mut(limit).zip(styles) {
             *row.get_mut(got).ok_or(ShapeError::Style { layer: Self::NAME, got, limit })? = 1.0;

@@ -183,9 +183,10 @@ pub trait NormLayer: sealed::Sealed {
 
     /// As [`forward_with`](Self::forward_with), with the output in the place of the input: `x` becomes
     /// the output. On a GPU it is written over where it lies, without other memory, if it is the
-    /// application's [buffer](Tensor::from_buffer) or no clone of `x` shares its memory; clones, what a
-    /// [`forward_saved`](Self::forward_saved) has kept among them, are left as they were. On the host the
-    /// output is other memory, and the input's is kept for the next.
+    /// application's [buffer](Tensor::from_buffer) or no clone of `x` shares its memory; other clones, what a
+    /// [`forward_saved`](Self::forward_saved) has kept among them, are left as they were. On the host, and
+    /// where an [observer](crate::Parameters::set_observer) looks on, the output is other memory, and the
+    /// input's is kept for the next.
     ///
     /// An application that records calls gives [`record`](Self::record) the same buffer as `x` and `y`.
     ///
@@ -198,7 +199,12 @@ pub trait NormLayer: sealed::Sealed {
         extras: &Extras<'_>,
         mode: Mode,
     ) -> Result<(), Error> {
-        let y = inputs(self, context, x, extras, mode)?.forward_in_place(context)?;
+        let inputs = inputs(self, context, x, extras, mode)?;
+        // An observer is shown what the input was.
+        let y = match self.parameters().is_observed() {
+            true => inputs.forward(context)?,
+            false => inputs.forward_in_place(context)?,
+        };
         self.parameters().observe(x, &y);
         *x = y;
         Ok(())

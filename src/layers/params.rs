@@ -188,6 +188,10 @@ impl Parameters {
         self.observer = None;
     }
 
+    pub(super) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
     pub(super) fn observe(&self, x: &Tensor<'_>, y: &Tensor<'_>) {
         if let Some(observer) = &self.observer {
             observer(x, y);

@@ -132,7 +132,12 @@ pub(super) fn check_shape(layer: &'static str, shape: &Shape) -> Result<(), Conf
 }
 
 pub(super) fn check_eps(layer: &'static str, got: f64) -> Result<(), ConfigError> {
-    if got.is_finite() && got >= 0.0 { Ok(()) } else { Err(ConfigError::Eps { layer, got }) }
+    // Kernels compute in f32.
+    if (got as f32).is_finite() && got >= 0.0 {
+        Ok(())
+    } else {
+        Err(ConfigError::Eps { layer, got })
+    }
 }
 
 /// How a layer keeps running statistics.
