@@ -217,7 +217,7 @@ impl Context {
     /// Compiles pipelines through the application's cache from now on, so that its next run finds them compiled.
     /// It is of this context's device, which needs [`wgpu::Features::PIPELINE_CACHE`]; the application makes,
     /// keeps and stores it ([`wgpu::Device::create_pipeline_cache`], [`wgpu::PipelineCache::get_data`]).
-    /// Without one pipelines are compiled once per context, when they are first used. No effect on the host.
+    /// Without one pipelines are compiled when they are first used in a context (by each of the threads that come at once). No effect on the host.
     pub fn set_pipeline_cache(&self, cache: Option<wgpu::PipelineCache>) {
         if let Some(gpu) = self.gpu() {
             gpu.set_pipeline_cache(cache);

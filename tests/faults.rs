@@ -335,3 +335,87 @@ fn gpu_memory_that_is_not_there() {
         }));
     assert_eq!((zeros, norm.last_loss()), (Ok(true), Some(&RunError::OutOfMemory { bytes })));
 }
+
+/// A device that is lost, or has no memory, while something is built on it.
+#[test]
+fn gpu_opening_outlives_the_device() {
+    if device::gpu().is_none() {
+        return;
+    }
+    let lost = std::cell::Cell::new(false);
+    let norm = block_on(Resilient::open(options(), OnLoss::Reopen, |context| {
+        if !lost.replace(true) {
+            context.device().unwrap().destroy();
+        }
+        build(context)
+    }))
+    .unwrap();
+    assert_eq!(norm.context().backend(), Backend::Gpu);
+    assert!(matches!(norm.last_loss(), Some(RunError::DeviceLost { .. })));
+    let short = RunError::OutOfMemory { bytes: 1 };
+    let needy = |context: &Context| match context.backend() {
+        Backend::Gpu => Err(Error::Run(short.clone())),
+        Backend::Host => build(context),
+    };
+    let norm = block_on(Resilient::open(options(), OnLoss::Reopen, needy)).unwrap();
+    assert_eq!((norm.context().backend(), norm.last_loss()), (Backend::Host, Some(&short)));
+    let options = ContextOptions { preference: Preference::Gpu, ..options() };
+    let error = block_on(Resilient::open(options, OnLoss::Reopen, needy)).map(drop).unwrap_err();
+    assert_eq!(error, Error::Run(short.clone()));
+}
+
+/// What a call did before it ran out of memory with nothing to go on with, or was dropped half way, is not undone by a
+/// loss that comes later.
+#[test]
+fn gpu_values_of_unfinished_work_last() {
+    if device::gpu().is_none() {
+        return;
+    }
+    let only = ContextOptions { preference: Preference::Gpu, ..options() };
+    let mut norm = block_on(Resilient::open(only, OnLoss::Reopen, build)).unwrap();
+    let short = block_on(norm.call(async |context, norm| {
+        step(context, norm, &batch(0), None).await?;
+        Err::<(), _>(RunError::OutOfMemory { bytes: 1 }.into())
+    }));
+    assert_eq!(short, Err(RunError::OutOfMemory { bytes: 1 }.into()));
+    norm.context().device().unwrap().destroy();
+    let count = block_on(norm.call(async |_, norm| norm.num_batches_tracked().await));
+    assert_eq!(count, Ok(1));
+
+    let mut norm = block_on(Resilient::open(options(), OnLoss::Reopen, build)).unwrap();
+    {
+        let call = norm.call(async |context, norm| {
+            norm.forward(context, &batch(0).to_context(context)?, Mode::Train)?;
+            std::future::pending::<Result<(), Error>>().await
+        });
+        let mut call = std::pin::pin!(call);
+        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(call.as_mut().poll(&mut task).is_pending());
+    }
+    // The next call keeps what was left, then the device goes.
+    let fuse = std::cell::Cell::new(true);
+    let count = block_on(norm.call(async |context, norm| {
+        if let (true, Some(device)) = (fuse.take(), context.device()) {
+            device.destroy();
+        }
+        norm.num_batches_tracked().await
+    }));
+    assert_eq!(count, Ok(1));
+    assert!(norm.last_loss().is_some());
+}
+
+/// What an application does wrong on a device of ours is not our calls' error.
+#[test]
+fn gpu_errors_of_others_are_theirs() {
+    let Some(context) = device::gpu() else { return };
+    let norm = build(&context).unwrap();
+    let x = batch(0).to_context(&context).unwrap();
+    drop(context.device().unwrap().create_buffer(&wgpu::BufferDescriptor {
+        label: Some("impossible"),
+        size: 4,
+        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    }));
+    norm.forward(&context, &x, Mode::Train).unwrap();
+    assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 1);
+}

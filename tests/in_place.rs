@@ -180,3 +180,21 @@ fn gpu_what_cannot_share() {
     let error = attempt(&view(0), &view(512), &shared).unwrap_err();
     assert_eq!(error, OperandError::SharedBuffer { operand: "addend" }.into());
 }
+
+/// An observer sees what the input was.
+#[test]
+fn observers_see_the_input() {
+    for device in device::all() {
+        let context = device.context;
+        let mut norm = RmsNorm::config([2]).init(&context).unwrap();
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let keep = seen.clone();
+        norm.set_observer(move |x: &Tensor<'_>, _: &Tensor<'_>| {
+            keep.lock().unwrap().push(x.to_vec_blocking().unwrap());
+        });
+        let mut x = Tensor::from_slice([1, 2], &[3.0, 4.0]).unwrap().to_context(&context).unwrap();
+        norm.forward_in_place(&context, &mut x, &Extras::new(), Mode::Eval).unwrap();
+        assert_eq!(*seen.lock().unwrap(), [[3.0, 4.0]], "{context}");
+        assert!(x.to_vec_blocking().unwrap()[1] < 2.0);
+    }
+}

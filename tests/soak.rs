@@ -10,7 +10,7 @@ use wgnorm::{
     NormLayer, Tensor,
 };
 
-/// Steps where nobody asks for more. Fewer would not show a leak of an object per call.
+/// Steps where nobody asks for more; on a GPU a sixth of them, which still shows a leak of a buffer per call.
 const STEPS: usize = 5000;
 
 fn steps() -> usize {
@@ -57,7 +57,7 @@ impl Census {
         // pipelines are met for the first time some hundred times in all.
         let slack = [256 + 64, 64, 64, 64, 64, 64];
         let mut objects = self.objects.iter().zip(&before.objects).zip(slack);
-        objects.all(|((now, then), slack)| *now <= then + then / 4 + slack)
+        objects.all(|((now, then), slack)| *now <= then + slack)
             && self.objects[2] < 400
             && self.resident <= before.resident + before.resident / 10 + 16
     }
@@ -117,7 +117,7 @@ fn nothing_grows() {
         let context = &device.context;
         // Of a GPU in software the first steps compile, which is most of a short run.
         let few = context.backend() == Backend::Gpu && steps() == STEPS;
-        let [forward, train] = if few { [STEPS / 10, STEPS / 10] } else { [steps(), steps() / 5] };
+        let [forward, train] = if few { [STEPS / 6, STEPS / 6] } else { [steps(), steps() / 5] };
         forwards(context, forward);
         trains(context, train);
     }

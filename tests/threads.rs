@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 use wgnorm::{
     Affine, Backend, BatchNorm1d, BatchNorm2d, Context, Error, GroupNorm, InstanceNorm2d,
-    LayerNorm, Mode, Momentum, NormLayer, StateDict, StateValue, Tensor,
+    LayerNorm, LazyBatchNorm1d, Mode, Momentum, NormLayer, StateDict, StateValue, Tensor,
 };
 
 /// What `work` returns, if it does before it must be a deadlock.
@@ -271,6 +271,36 @@ fn tasks_of_a_shared_pool_do_not_wait_for_themselves() {
         });
         assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 42);
     });
+}
+
+/// Of first calls that come at once with other numbers of channels one makes a lazy layer, and those that fit it work.
+#[test]
+fn one_of_the_first_calls_makes_a_lazy_layer() {
+    for device in device::all() {
+        within(device.name, move || {
+            let context = device.context;
+            for _ in 0..20 {
+                let lazy = LazyBatchNorm1d::new(BatchNorm1d::config(0), &context).unwrap();
+                let start = std::sync::Barrier::new(4);
+                let run = |channels: usize| {
+                    let x = Tensor::from_vec([2, channels], vec![1.0; 2 * channels]).unwrap();
+                    let x = x.to_context(&context).unwrap();
+                    start.wait();
+                    lazy.forward(&context, &x, Mode::Train).is_ok()
+                };
+                let worked: Vec<bool> = std::thread::scope(|scope| {
+                    let run = &run;
+                    let threads: Vec<_> =
+                        (0..4).map(|i| scope.spawn(move || run(1 + i % 2))).collect();
+                    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+                });
+                let layer = lazy.layer().unwrap();
+                let first = layer.settings().num_features == 1;
+                assert_eq!(worked, [first, !first, first, !first], "{context}");
+                assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 2);
+            }
+        });
+    }
 }
 
 /// An observer may use the layer's context, and a layer like it.

@@ -1,4 +1,4 @@
-//! Pipelines: one compile per key for the life of a context.
+//! Pipelines: one per key for the life of a context.
 
 use super::device::Device;
 use crate::RunError;

@@ -110,7 +110,7 @@ fn agrees(context: &Context, case: &Case, pattern: Pattern) -> Result<(), String
     }
     let data = Data::new(case);
     let told = |error: Error| error.to_string();
-    if !(case.eps.is_finite() && case.eps >= 0.0) {
+    if !((case.eps as f32).is_finite() && case.eps >= 0.0) {
         return match suite::run(context, case, &data) {
             Err(Error::Config(ConfigError::Eps { .. })) => Ok(()),
             other => Err(format!("eps, but {other:?}")),

@@ -45,8 +45,7 @@ impl Executor {
     pub fn check(&self, size: Size) -> Result<(), Error> {
         match self {
             Executor::Host(net) => net.check(size),
-            // Its buffers are checked when they are made.
-            Executor::Gpu(_) => Ok(()),
+            Executor::Gpu(net) => net.check(size),
         }
     }
 

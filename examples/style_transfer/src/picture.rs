@@ -64,13 +64,15 @@ impl Picture {
         limits.max_image_width = Some(LONGEST_SIDE);
         limits.max_image_height = Some(LONGEST_SIDE);
         limits.max_alloc = Some(DECODED_BYTES);
-        reader.limits(limits);
+        reader.limits(limits.clone());
         let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
         let (width, height) = decoder.dimensions();
         let size = Size::new(height as usize, width as usize);
         if size.area() > MOST_PIXELS {
             return Err(PictureError::TooLarge { size, most: MOST_PIXELS });
         }
+        // The decoder counts its own memory, not what it decodes to.
+        limits.reserve(decoder.total_bytes()).map_err(PictureError::Decode)?;
         // A picture with broken EXIF data is still a picture: shown as stored.
         let orientation =
             decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
@@ -236,6 +238,11 @@ mod tests {
 
     /// A PNG of eight bits gray that says it has this size, with nothing behind that.
     fn png(width: u32, height: u32) -> Vec<u8> {
+        png_of(width, height, [8, 0])
+    }
+
+    /// Of so many bits, in colours of this type.
+    fn png_of(width: u32, height: u32, kind: [u8; 2]) -> Vec<u8> {
         let chunk = |name: &[u8], data: &[u8]| {
             let checked = [name, data].concat();
             let crc = checked.iter().fold(u32::MAX, |crc, byte| {
@@ -245,7 +252,7 @@ mod tests {
             });
             [&(data.len() as u32).to_be_bytes()[..], &checked, &(!crc).to_be_bytes()].concat()
         };
-        let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+        let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &kind, &[0, 0, 0]].concat();
         [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &[0x78, 1])]
             .concat()
     }
@@ -277,6 +284,11 @@ mod tests {
                 }
                 other => panic!("{width}x{height}: {other:?}"),
             }
+        }
+        // 16 bits of four colours: twice what may be decoded to.
+        match Picture::decode(&png_of(16_384, 16_384, [16, 6])) {
+            Err(PictureError::Decode(image::ImageError::Limits(_))) => {}
+            other => panic!("{:?}", other.map(|picture| picture.size())),
         }
         let sides = [(0, 0), (0, 5), (5, 0), (65_535, 65_535), (40_000, 1), (1 << 31, 1 << 31)];
         let files = sides.map(|(width, height)| png(width, height)).into_iter();

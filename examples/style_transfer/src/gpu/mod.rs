@@ -117,6 +117,13 @@ impl GpuNet {
         }
     }
 
+    /// Whether the device's limits hold a picture of this size.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check(&self, size: Size) -> Result<(), Error> {
+        let plan = SlotPlan::new(&self.stages, size);
+        Ok(check(&self.stages, &plan, size, &self.device.limits())?)
+    }
+
     async fn prepare(&self, size: Size) -> Result<Fitted, Error> {
         let plan = SlotPlan::new(&self.stages, size);
         check(&self.stages, &plan, size, &self.device.limits())?;
