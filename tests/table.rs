@@ -2,22 +2,29 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// All functions in the files of a folder, as `file::function` and `folder::function`.
-fn functions(folder: &Path, names: &mut BTreeSet<String>) {
+/// All tests in the files of a folder, as `file::test` and `folder::test`.
+fn tests(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            functions(&path, names);
+            tests(&path, names);
             continue;
         }
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
         let room = folder.file_name().unwrap().to_string_lossy().into_owned();
-        names.insert(format!("{room}/{}", path.file_name().unwrap().to_string_lossy()));
+        let script = path.extension().is_some_and(|ending| ending == "mjs");
+        // In Rust what stands behind the attribute, in scripts a table of tests.
+        let mut is_test = script;
         for line in text.lines().map(str::trim_start) {
+            is_test |= matches!(line, "#[test]" | "#[wasm_bindgen_test]");
             let line = line.strip_prefix("async ").unwrap_or(line);
-            let name = line.strip_prefix("fn ").unwrap_or(line).split(['(', ':']).next().unwrap();
-            names.extend([format!("{stem}::{name}"), format!("{room}::{name}")]);
+            let function = line.strip_prefix("fn ");
+            if let (true, Some(line)) = (is_test, function.or(script.then_some(line))) {
+                let name = line.split(['(', ':']).next().unwrap();
+                names.extend([format!("{stem}::{name}"), format!("{room}::{name}")]);
+                is_test = script;
+            }
         }
     }
 }
@@ -36,7 +43,7 @@ fn every_test_that_is_named_is_there() {
         "examples/style_transfer/tests",
         "examples/web_norm/tests",
     ] {
-        functions(&root.join(folder), &mut names);
+        tests(&root.join(folder), &mut names);
     }
     let table = fs::read_to_string(root.join("tests/README.md")).unwrap();
     let rows = table.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
