@@ -62,8 +62,8 @@ pub enum ConfigError {
         /// The initializer given.
         got: crate::Init,
     },
-    /// `eps` must be finite and not negative (PyTorch computes NaN instead).
-    #[error("{layer}: eps must be finite and >= 0, got {got}")]
+    /// `eps` must be finite in f32 and not negative (PyTorch computes NaN instead).
+    #[error("{layer}: eps must be finite in f32 and >= 0, got {got}")]
     Eps {
         /// The layer's name.
         layer: &'static str,
