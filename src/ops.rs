@@ -135,7 +135,6 @@ impl<'a, 't> Inputs<'a, 't> {
             return gpu::forward(gpu, self);
         }
         let pool = context.host_pool();
-        check_groups(&self.problem)?;
         let y = host::forward(pool, &self.problem, &self.host_operands()?, None)?;
         Ok(Tensor::host(self.x.desc().clone(), y))
     }
@@ -150,7 +149,6 @@ impl<'a, 't> Inputs<'a, 't> {
         }
         y.host_data("y")?;
         let operands = self.host_operands()?;
-        check_groups(&self.problem)?;
         let data = host::forward(context.host_pool(), &self.problem, &operands, y.take_host())?;
         *y = Tensor::host(self.x.desc().clone(), data);
         Ok(())
