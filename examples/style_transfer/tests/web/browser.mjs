@@ -3,6 +3,9 @@ import { createReadStream, existsSync, readFileSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { dirname, extname, join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { Readable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { deflateSync } from "node:zlib";
 
@@ -50,18 +53,26 @@ const TYPES = {
   ".jpg": "image/jpeg",
 };
 
-/** Serves a folder, or leaves an address as it is. */
-export async function serve(place) {
+/** Serves a folder, or leaves an address as it is. The lines of its pages come `pause` milliseconds apart. */
+export async function serve(place, pause = 0) {
   if (/^https?:/.test(place)) return { url: place, close() {} };
   const server = createServer(({ url }, response) => {
     let file = join(place, decodeURIComponent(new URL(url, "http://page").pathname));
     if (existsSync(file) && statSync(file).isDirectory()) file = join(file, "index.html");
     if (!existsSync(file)) return response.writeHead(404).end();
     response.writeHead(200, { "content-type": TYPES[extname(file)] ?? "application/octet-stream" });
-    createReadStream(file).pipe(response);
+    const stream = createReadStream(file);
+    (pause && file.endsWith(".html") ? Readable.from(slowly(stream, pause)) : stream).pipe(response);
   });
   await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
   return { url: `http://localhost:${server.address().port}/`, close: () => server.close() };
+}
+
+async function* slowly(stream, pause) {
+  for await (const line of createInterface({ input: stream })) {
+    yield `${line}\n`;
+    await sleep(pause);
+  }
 }
 
 /** A tensor of f32 in a safetensors file. */

@@ -191,32 +191,51 @@ test("self_test__a_perturbed_painting_is_noticed", async () => {
 
 // --- painting
 
+/** Sums how far the page's parts jump. */
+const noteShifts = (page) =>
+  page.addInitScript(() => {
+    window.shifted = 0;
+    const add = (list) => list.getEntries().forEach((entry) => (window.shifted += entry.value));
+    new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+  });
+
+async function nothingShifted(page) {
+  const shift = await page.evaluate(() => window.shifted);
+  check(shift < 0.005, `the layout shifted by ${shift}`);
+}
+
 test("first_picture_within_5_s", () =>
   visit(
     async (page) => {
       const began = Date.now();
       await painted(page);
       const took = Date.now() - began;
-      const shift = await page.evaluate(() => window.shifted);
       console.log(`first picture after ${took} ms (256x256, the processor)`);
       check(took < 5000, `it took ${took} ms`);
-      check(shift < 0.005, `the layout shifted by ${shift}`);
+      await nothingShifted(page);
       equal(await page.getAttribute("html", "data-backend"), "host", "software is not preferred");
       check((await status(page)).includes("software only"), `no reason told: ${await status(page)}`);
       const time = await page.textContent("#time");
       check((await status(page)).startsWith(`Painted in ${time}.`), `${await status(page)}; the placard: ${time}`);
       equal(await page.locator("#stages tr").count(), 19, "rows of milliseconds");
     },
-    {
-      query: "",
-      before: (page) =>
-        page.addInitScript(() => {
-          window.shifted = 0;
-          const add = (list) => list.getEntries().forEach((entry) => (window.shifted += entry.value));
-          new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
-        }),
-    },
+    { query: "", before: noteShifts },
   ));
+
+for (const width of [360, 1280]) {
+  test(`the_page_comes_line_by_line/${width}`, async () => {
+    const slow = await serve(place, 50);
+    try {
+      await visit(async (page) => (await painted(page), await nothingShifted(page)), {
+        origin: slow.url,
+        before: noteShifts,
+        viewport: { width, height: 720 },
+      });
+    } finally {
+      slow.close();
+    }
+  });
+}
 
 for (const style of STYLES) {
   test(`host/${style}__flower_128x128`, () =>
