@@ -53,7 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Runs a case; panics if it takes more than so many bytes, or far too long.
-pub fn within(most: usize, case: impl FnOnce()) {
+pub fn within<T>(most: usize, case: impl FnOnce() -> T) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (before, start) = (LIVE.load(Relaxed), Instant::now());
     PEAK.store(before, Relaxed);

@@ -5,7 +5,7 @@ use crate::common::suite::{Case, Family, From, Masking};
 use crate::input::Input;
 use wgnorm::{
     Activation, Affine, Context, ContextOptions, DType, Error, Extras, LayerNorm, MemoryOrder,
-    Mode, NormLayer, OperandError, Preference, Tensor,
+    Mode, NormLayer, OperandError, Preference, RunError, Tensor,
 };
 
 /// `None` without an adapter, unless one is required.
@@ -36,6 +36,19 @@ pub fn run([gpu, host]: [&Context; 2], bytes: &[u8]) {
     calls::check(gpu, &case, &mut Input(rest));
     calls::check(host, &case, &mut Input(rest));
     elsewhere([gpu, host], &case);
+}
+
+pub fn misuse([gpu, host]: [&Context; 2], bytes: &[u8]) {
+    let [there, here] = [gpu, host].map(|context| crate::misuse::run(context, bytes));
+    // What each of them lacks.
+    let own = |error: &Error| {
+        let no_f64 = matches!(error, Error::Operand(OperandError::NoF64 { .. }));
+        no_f64 || matches!(error, Error::Plan(_) | Error::Run(RunError::OutOfMemory { .. }))
+    };
+    if ![&there, &here].into_iter().flatten().any(own) {
+        let words = |error: Option<Error>| error.map(|error| error.to_string());
+        assert_eq!(words(there), words(here), "on the GPU and on the host");
+    }
 }
 
 /// Of each kernel, type, order and kind of operand some; the seventh reads positions that nobody counts.

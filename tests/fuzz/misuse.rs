@@ -40,7 +40,14 @@ const SIZES: [usize; 24] = [
     usize::MAX,
 ];
 
-pub fn run(context: &Context, bytes: &[u8]) {
+/// What was refused.
+pub fn run(context: &Context, bytes: &[u8]) -> Option<Error> {
+    let refused = case(context, bytes).err();
+    assert!(refused.as_ref().is_none_or(|error| !error.to_string().is_empty()));
+    refused
+}
+
+fn case(context: &Context, bytes: &[u8]) -> Result<(), Error> {
     let input = &mut Input(bytes);
     let (features, shape) = shapes(input);
     let desc = match TensorDesc::new(shape.clone()) {
@@ -48,7 +55,7 @@ pub fn run(context: &Context, bytes: &[u8]) {
         Err(error) => {
             assert!(matches!(error, ShapeError::TooLarge { .. }), "{error}");
             assert!(Tensor::from_slice(shape, &[]).is_err());
-            return;
+            return Err(error.into());
         }
     };
     let order = input.of(&[MemoryOrder::ChannelsFirst, MemoryOrder::ChannelsLast]);
@@ -57,30 +64,18 @@ pub fn run(context: &Context, bytes: &[u8]) {
         return others(context, input, features, &desc);
     }
     let mode = input.of(&[Mode::Train, Mode::Eval]);
-    let layer = match layer(context, input, features, &shape) {
-        Ok(layer) => layer,
-        Err(error) => return told(&error),
-    };
-    match layer.problem(&desc, mode) {
-        Ok(problem) => {
-            for keep in [Keep::Nothing, Keep::Moments] {
-                let _ = Plan::forward(&problem, &Caps::WEBGPU, &Offsets::default(), keep);
-            }
-            let _ = Plan::backward(&problem, &Caps::WEBGPU, &Offsets::default(), Wants::default());
+    let layer = layer(context, input, features, &shape)?;
+    if let Ok(problem) = layer.problem(&desc, mode) {
+        for keep in [Keep::Nothing, Keep::Moments] {
+            let _ = Plan::forward(&problem, &Caps::WEBGPU, &Offsets::default(), keep);
         }
-        Err(error) => told(&error.into()),
+        let _ = Plan::backward(&problem, &Caps::WEBGPU, &Offsets::default(), Wants::default());
     }
     if desc.shape.elements() > MOST {
         assert!(Tensor::from_slice(shape, &[]).is_err());
-        return;
+        return Ok(());
     }
-    if let Err(error) = calls(context, input, layer, &desc, mode) {
-        told(&error);
-    }
-}
-
-fn told(error: &Error) {
-    assert!(!error.to_string().is_empty());
+    calls(context, input, layer, &desc, mode)
 }
 
 /// A number of channels, and a shape that mostly has it.
@@ -205,7 +200,11 @@ fn like(input: &mut Input<'_>, desc: &TensorDesc) -> TensorDesc {
 }
 
 /// Entries of four numbers, as statistics and sums are.
-fn entries(input: &mut Input<'_>, of: &Tensor<'static>) -> Tensor<'static> {
+fn entries(
+    context: &Context,
+    input: &mut Input<'_>,
+    of: &Tensor<'static>,
+) -> Result<Tensor<'static>, Error> {
     let (mut shape, parts) = (of.shape().to_vec(), input.below(4));
     if parts > 0 && shape.len() == 2 {
         shape.insert(1, parts);
@@ -217,7 +216,8 @@ fn entries(input: &mut Input<'_>, of: &Tensor<'static>) -> Tensor<'static> {
     let len: usize = shape.iter().product();
     let values =
         (0..len).map(|i| if i % 5 == 2 { odd } else { [4.0, 0.5, 0.0, 2.0][i % 4] }).collect();
-    Tensor::from_vec_of::<f64>(shape, values).expect("the shape's length")
+    let entries = Tensor::from_vec_of::<f64>(shape, values).expect("the shape's length");
+    entries.cast(of.dtype())?.to_context(context)
 }
 
 fn calls(
@@ -294,7 +294,7 @@ fn extras<'a>(
     }
     if which & 8 != 0 {
         let of = layer.statistics(context, x, None)?;
-        let given = Statistics::from_tensor(entries(input, of.tensor()))?;
+        let given = Statistics::from_tensor(entries(context, input, of.tensor())?)?;
         let _ = of.merge(context, &given);
         extras = match input.flag() {
             true => extras.with_statistics(&given),
@@ -316,7 +316,7 @@ fn gradients(
     let mut grads = layer.backward(context, saved, &dy)?;
     assert_eq!(grads.dx.desc(), x.desc());
     let sums = layer.group_sums(context, saved, &dy)?;
-    let given = GroupSums::from_tensor(entries(input, sums.tensor()));
+    let given = GroupSums::from_tensor(entries(context, input, sums.tensor())?);
     if let Ok(given) = given {
         let _ = sums.merge(context, &given);
         if let Ok(grads) = layer.backward_with_sums(context, saved, &dy, &given) {
@@ -345,15 +345,17 @@ fn gradients(
 }
 
 /// Banks of styles, styles, and layers that learn their channels from the input.
-fn others(context: &Context, input: &mut Input<'_>, features: usize, desc: &TensorDesc) {
+fn others(
+    context: &Context,
+    input: &mut Input<'_>,
+    features: usize,
+    desc: &TensorDesc,
+) -> Result<(), Error> {
     let mode = input.of(&[Mode::Train, Mode::Eval]);
-    let done = match input.below(4) {
+    match input.below(4) {
         0 => bank(context, input, features, desc),
         1 => styled(context, input, desc),
         _ => lazy(context, input, desc, mode),
-    };
-    if let Err(error) = done {
-        told(&error);
     }
 }
 

@@ -60,6 +60,23 @@ fn misuse() {
     });
 }
 
+/// The GPU refuses what the host does, in the same words.
+#[cfg(feature = "gpu")]
+#[test]
+fn gpu_misuse() {
+    let Some(gpu) = gpu::open() else { return };
+    let contexts = AssertUnwindSafe([gpu, Context::host()]);
+    let case = |bytes: &[u8]| within(256 << 20, || gpu::misuse(contexts.each_ref(), bytes));
+    // What libFuzzer found on the host reaches farther than chance, in more than a minute: each is a shader or more.
+    if std::env::var_os("WGNORM_ALL_CASES").is_some() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/__fuzz__/misuse/corpus");
+        for file in std::fs::read_dir(folder).expect("a corpus") {
+            case(&std::fs::read(file.expect("a file").path()).expect("its bytes"));
+        }
+    }
+    bolero::check!().for_each(case);
+}
+
 #[test]
 fn planner() {
     bolero::check!()
