@@ -335,10 +335,14 @@ fn one_hot_blending_is_picking() {
         layer.fill_bias(|i| i as f32 - 5.0).unwrap();
         let [x, dy] = [1, 2]
             .map(|seed| tensor(context, &SHAPE, order, &values(SHAPE.iter().product(), seed)));
-        let weights = |rows: [[f64; 3]; 3]| {
+        let weights_of = |dtype, rows: [[f64; 3]; 3]| {
             let order = MemoryOrder::ChannelsFirst;
-            data::place(context, [3, 3], DType::F32, order, rows.as_flattened()).unwrap()
+            data::place(context, [3, 3], dtype, order, rows.as_flattened()).unwrap()
         };
+        let weights = |rows| weights_of(DType::F32, rows);
+        let refused = layer.forward_blend(context, &x, &weights_of(DType::F16, [[1.0; 3]; 3]));
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.ends_with("weights must be float32, got float16"), "{refused}");
         let one_hot = weights([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]);
         let (picked, saved) = layer.forward_styles_saved(context, &x, &[2, 0, 1]).unwrap();
         let (blended, saved_blend) = layer.forward_blend_saved(context, &x, &one_hot).unwrap();

@@ -5,9 +5,7 @@ use super::repr::Float;
 use super::settings::{check_eps, check_features, settings};
 use super::tables::{Content, Tables};
 use super::{Affine, Extras, Grads, Init, OneValue, Parameters, Saved, backward, layer};
-use crate::{
-    Backend, ConfigError, Context, DType, Error, Shape, ShapeError, Tensor, TensorDesc, host, ops,
-};
+use crate::{ConfigError, Context, DType, Error, Shape, ShapeError, Tensor, TensorDesc, host, ops};
 use std::fmt;
 
 /// Settings of a [`ConditionalInstanceNorm`].
@@ -86,7 +84,8 @@ impl ConditionalInstanceNormConfig {
 /// # Shapes
 /// - `x`, `y`: `(N, C, …)`; either memory order
 /// - `weight`, `bias`: `(num_styles, C)`
-/// - styles: N indices; or weights `(N, num_styles)`, or `(1, num_styles)` for all samples
+/// - styles: N indices; or weights `(N, num_styles)`, or `(1, num_styles)` for all samples, in f32, on the
+///   host also in f64
 ///
 /// # Numerics
 /// As [`InstanceNormNd`](super::InstanceNormNd). Blends and the bank's gradients are summed in order.
@@ -336,7 +335,7 @@ impl ConditionalInstanceNorm {
             return Err(ShapeError::Operand { layer, operand, expected, got }.into());
         }
         let (expected, got) = (DType::F32, weights.dtype());
-        if context.backend() == Backend::Gpu && got != expected {
+        if ![DType::F32, DType::F64].contains(&got) {
             return Err(ShapeError::DType { layer, operand, expected, got }.into());
         }
         let [weight, bias] = [self.weight(), self.bias()].map(|bank| bank.expect("always there"));
