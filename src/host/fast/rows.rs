@@ -30,7 +30,9 @@ impl Groups {
     /// `None` if they are not such.
     pub fn of(part: &Walk) -> Option<Groups> {
         let [outer @ .., middle, inner] = &part.axes;
-        let contiguous = !middle.is_reduced() || middle.stride.data == inner.extent;
+        // A lone group has no axis of groups and is one run.
+        let contiguous =
+            middle.extent == 1 || !middle.is_reduced() || middle.stride.data == inner.extent;
         let rows = inner.is_reduced()
             && contiguous
             && outer.iter().all(|axis| axis.extent == 1 || !axis.is_reduced());
