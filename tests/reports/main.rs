@@ -1,16 +1,19 @@
 //! Public bug reports of other projects, each as it was reported, on the host and on every GPU found. `README.md` has what
 //! each report says. Expected values come from PyTorch's documentation, from the oracle, or from arithmetic by hand.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod checkpoints;
+mod large;
 
 use common::data::{self, Layout, read};
 use common::oracle::{Kind, Norm, Source};
 use common::tolerance::{self, Bound};
 use common::{device, random};
-use rayon::prelude::*;
 use wgnorm::{
-    Activation, Affine, BatchNorm1d, Context, DType, Element, Extras, GroupNorm, InstanceNorm1d,
-    LayerNorm, MemoryOrder, Mode, Momentum, NormLayer, RmsNorm, Tensor, f16,
+    Activation, Affine, BatchNorm1d, Context, DType, Extras, GroupNorm, InstanceNorm1d, LayerNorm,
+    MemoryOrder, Mode, NormLayer, RmsNorm, Tensor,
 };
 
 const FIRST: MemoryOrder = MemoryOrder::ChannelsFirst;
@@ -470,168 +473,5 @@ fn a_row_has_the_same_bits_in_any_batch() {
                 }
             }
         }
-    }
-}
-
-/// What `WGNORM_HUGE` means is said in tests/huge.rs.
-fn huge() -> bool {
-    std::env::var("WGNORM_HUGE").is_ok_and(|v| v == "1")
-}
-
-/// tinygrad 11782, and the volumes of brainchop-cli 54: GroupNorm of a group per channel over 24×256³ (402 million
-/// elements); unless `WGNORM_HUGE=1`, one channel of one slice more than 256³, so that a group has more elements than f32
-/// counts, and a sum of f32 in a row is wrong in its first digits.
-#[test]
-fn group_norm_of_brain_volumes() {
-    let [channels, depth] = if huge() { [24, 256] } else { [1, 257] };
-    let value = |i: usize| {
-        let hash = (i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5DEE_CE66;
-        let unit = (hash.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40) as f32 / (1 << 24) as f32;
-        3.0 + 2.0 * (unit - 0.5)
-    };
-    let x: Vec<f32> = (0..channels * depth * 65_536).into_par_iter().map(value).collect();
-    let group = &x[..depth * 65_536];
-    let plain = group.iter().sum::<f32>() / group.len() as f32;
-    assert!((plain - 3.0).abs() > 0.1, "a plain sum of f32 is not wrong here: {plain}");
-    brain_volume(&x, [1, channels, depth, 256, 256], DType::F32);
-    let half: Vec<f16> = x.into_par_iter().map(f16::from_f32).collect();
-    brain_volume(&half, [1, channels, depth, 256, 256], DType::F16);
-}
-
-fn brain_volume<T: Element + Into<f64>>(x: &[T], shape: [usize; 5], dtype: DType) {
-    let (channels, len) = (shape[1], shape[2] * 65_536);
-    let wide = |v: &T| -> f64 { (*v).into() };
-    let blocks = |group: &[T], of: &(dyn Fn(f64) -> f64 + Sync)| -> f64 {
-        let sums =
-            group.par_chunks(1 << 16).map(|block| block.iter().map(|v| of(wide(v))).sum::<f64>());
-        sums.sum::<f64>() / group.len() as f64
-    };
-    for device in device::all() {
-        let context = &device.context;
-        let norm = GroupNorm::config(channels, channels).init(context).unwrap();
-        let tensor = Tensor::from_slice_of(shape, x).unwrap();
-        let tensor = tensor.to_context(context).unwrap();
-        let y = norm.forward(context, &tensor, Mode::Eval).unwrap();
-        drop(tensor);
-        let y = y.to_vec_of_blocking::<T>().unwrap();
-        for (c, (x, y)) in x.chunks(len).zip(y.chunks(len)).enumerate() {
-            let mean = blocks(x, &|v| v);
-            let inv = (blocks(x, &|v| (v - mean).powi(2)) + 1e-5).sqrt().recip();
-            let off = x.par_iter().zip(y).map(|(x, y)| {
-                let want = (wide(x) - mean) * inv;
-                let allowed = tolerance::half_ulp(dtype, want) + tolerance::Y * want.abs().max(1.0);
-                (wide(y) - want).abs() / allowed
-            });
-            let off = off
-                .reduce(|| 0.0, |a, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) });
-            assert!(off <= 1.0, "{} {dtype} channel {c}: {off} times what is allowed", device.name);
-        }
-        context.trim();
-    }
-}
-
-/// pytorch 6445: the plain average over all batches, resetting, and states of before the count, which load strictly.
-/// inplace_abn 130: states of either kind load into either kind of layer.
-#[test]
-fn step_counts_are_kept_and_may_be_missing() {
-    use wgnorm::{FusedBatchNorm1d, LoadOptions};
-    for device in device::all() {
-        let context = &device.context;
-        let config = BatchNorm1d::config(1).with_momentum(Momentum::Cumulative);
-        let mut layer = config.init(context).unwrap();
-        for first in [0.0, 4.0, 8.0] {
-            let x = place(context, &[2, 1], DType::F32, &[first, first + 2.0]);
-            layer.forward(context, &x, Mode::Train).unwrap();
-        }
-        // Means 1, 5 and 9; each variance is 2 of two values.
-        let [mean, var] = [layer.running_mean(), layer.running_var()]
-            .map(|part| read(&part.unwrap()).unwrap()[0]);
-        assert!((mean - 5.0).abs() < 1e-5 && (var - 2.0).abs() < 1e-5, "{mean} {var}");
-        assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 3, "{}", device.name);
-
-        let new = layer.state_dict_blocking().unwrap();
-        let mut old = new.clone();
-        old.remove("num_batches_tracked").unwrap();
-        let mut fused = FusedBatchNorm1d::config(1).init(context).unwrap();
-        for (state, count) in [(&old, 0), (&new, 3), (&old, 3)] {
-            let report = fused.load_state_dict(state, &LoadOptions::strict()).unwrap();
-            assert!(report.is_complete(), "{report}");
-            assert_eq!(read(&fused.running_mean().unwrap()).unwrap(), [mean]);
-            assert_eq!(fused.num_batches_tracked_blocking().unwrap(), count, "{}", device.name);
-        }
-        layer.reset_running_stats().unwrap();
-        assert_eq!(read(&layer.running_mean().unwrap()).unwrap(), [0.0]);
-        assert_eq!(read(&layer.running_var().unwrap()).unwrap(), [1.0]);
-        assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 0, "{}", device.name);
-    }
-}
-
-/// pytorch 110361: an empty state, not strict, leaves the count at 736 839.
-#[test]
-fn an_empty_state_leaves_the_step_count() {
-    use wgnorm::{LoadOptions, StateDict};
-    for device in device::all() {
-        let mut layer = BatchNorm1d::config(2).init(&device.context).unwrap();
-        layer.set_running_stats(&[0.5, 1.5], &[2.0, 3.0], 736_839).unwrap();
-        let report =
-            layer.load_state_dict(&StateDict::new(), &LoadOptions::strict().lenient()).unwrap();
-        assert_eq!(report.missing, ["weight", "bias", "running_mean", "running_var"]);
-        assert_eq!(layer.num_batches_tracked_blocking().unwrap(), 736_839, "{}", device.name);
-        assert_eq!(read(&layer.running_mean().unwrap()).unwrap(), [0.5, 1.5]);
-    }
-}
-
-/// pytorch 101107, safetensors 403: files of compiled or parallel models, whose names all start with `_orig_mod.` or
-/// `module.`, or both; and two layers that share a weight.
-#[cfg(feature = "safetensors")]
-#[test]
-fn compiled_models_load_by_their_prefix() {
-    use wgnorm::{LoadOptions, StateDict};
-    for device in device::all() {
-        let context = &device.context;
-        let mut saved = BatchNorm1d::config(2).init(context).unwrap();
-        saved.fill_weight(|i| 2.0 + i as f32).unwrap();
-        let mut tied = BatchNorm1d::config(2).init(context).unwrap();
-        tied.set_weight(&saved.weight().unwrap().clone()).unwrap();
-        for wrapper in ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."] {
-            let mut model = StateDict::new();
-            model.insert_all(&format!("{wrapper}0."), saved.state_dict_blocking().unwrap());
-            model.insert_all(&format!("{wrapper}1."), tied.state_dict_blocking().unwrap());
-            let file = model.to_safetensors().unwrap();
-            let model = StateDict::from_safetensors(&file).unwrap();
-            for at in ["0.", "1."] {
-                let mut layer = BatchNorm1d::config(2).init(context).unwrap();
-                // Without the wrapper's name the names on both sides are told.
-                let strict = LoadOptions::strict();
-                let told = layer.load_state_dict(&model, &strict).unwrap_err().to_string();
-                assert!(told.contains("missing weight") && told.contains(wrapper), "{told}");
-                let strict = strict.with_prefix(format!("{wrapper}{at}"));
-                let report = layer.load_state_dict(&model, &strict).unwrap();
-                assert_eq!((report.loaded.len(), report.is_complete()), (5, true), "{report}");
-                assert_eq!(read(layer.weight().unwrap()).unwrap(), [2.0, 3.0], "{}", device.name);
-            }
-        }
-    }
-}
-
-/// pytorch/examples 367: a style of before PyTorch 0.4, whose InstanceNorm2d has running statistics that nothing tracks
-/// any more.
-#[test]
-fn old_styles_have_running_statistics() {
-    use wgnorm::{InstanceNorm2d, LoadOptions};
-    for device in device::all() {
-        let context = &device.context;
-        let config = InstanceNorm2d::config(3).with_affine(Affine::Both);
-        let mut old = config.clone().with_track_running_stats(true).init(context).unwrap();
-        old.fill_weight(|i| 0.5 + i as f32).unwrap();
-        let mut state = old.state_dict_blocking().unwrap();
-        state.remove("num_batches_tracked").unwrap();
-        let mut layer = config.init(context).unwrap();
-        let told = layer.load_state_dict(&state, &LoadOptions::strict()).unwrap_err().to_string();
-        assert!(told.contains("running_mean, running_var"), "{told}");
-        let report = layer.load_state_dict(&state, &LoadOptions::strict().lenient()).unwrap();
-        assert_eq!(report.loaded, ["weight", "bias"]);
-        assert_eq!(report.unexpected, ["running_mean", "running_var"]);
-        assert_eq!(read(layer.weight().unwrap()).unwrap(), [0.5, 1.5, 2.5], "{}", device.name);
     }
 }
