@@ -159,7 +159,18 @@ fn layer_norm_over_the_channels_of_pictures() {
         for dtype in TYPES {
             let nchw = gauss(dtype, n * c * h * w, 5, 1.5, 0.5);
             let x = data::place(context, [n, h * w, c], dtype, MemoryOrder::ChannelsLast, &nchw);
-            agrees(context, &layer, &norm, &x.unwrap(), device.name);
+            let x = x.unwrap();
+            agrees(context, &layer, &norm, &x, device.name);
+            // The row of each pixel, and what is made of it back in its place in the picture.
+            let at =
+                |row: usize, channel: usize| (row / (h * w) * c + channel) * h * w + row % (h * w);
+            let rows = (0..nchw.len()).map(|i| nchw[at(i / c, i % c)]).collect::<Vec<_>>();
+            let forward = norm.forward(&rows);
+            let y = read(&layer.forward(context, &x, Mode::Eval).unwrap()).unwrap();
+            let y = (0..nchw.len()).map(|i| y[at(i / c, i % c)]).collect::<Vec<_>>();
+            let bound = Bound::new(tolerance::Y, dtype, dtype);
+            let close = bound.compare(&y, &forward.y, &forward.scale);
+            close.unwrap_or_else(|e| panic!("{} {dtype}: y{e}", device.name));
         }
     }
 }
