@@ -449,7 +449,9 @@ fn a_row_has_the_same_bits_in_any_batch() {
         (7, DType::F32, false),
         (64, DType::F32, false),
         (64, DType::BF16, true),
+        (200, DType::F32, false),
         (200, DType::F16, false),
+        (255, DType::F32, true),
         (512, DType::BF16, true),
     ];
     for device in device::all() {
