@@ -1,4 +1,4 @@
-//! The table in `README.md` names tests that there are.
+//! The tables in `README.md` name tests that there are.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -29,12 +29,12 @@ fn tests(folder: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_test_that_is_named_is_there() {
+/// `README.md`, and the names of all tests; nothing in the published package, which has no tests of the examples.
+fn readme_and_tests() -> Option<(String, BTreeSet<String>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    // The published package has no tests of the examples.
     if root.join("Cargo.toml.orig").exists() {
-        return eprintln!("skipped: the package has not all tests");
+        eprintln!("skipped: the package has not all tests");
+        return None;
     }
     let mut names = BTreeSet::new();
     for folder in [
@@ -45,7 +45,12 @@ fn every_test_that_is_named_is_there() {
     ] {
         tests(&root.join(folder), &mut names);
     }
-    let table = fs::read_to_string(root.join("tests/README.md")).unwrap();
+    Some((fs::read_to_string(root.join("tests/README.md")).unwrap(), names))
+}
+
+#[test]
+fn every_test_that_is_named_is_there() {
+    let Some((table, names)) = readme_and_tests() else { return };
     let rows = table.lines().filter(|line| line.starts_with("| ") && line.ends_with(" |"));
     let (mut file, mut seen) = (String::new(), 0);
     for row in rows.skip_while(|row| !row.contains("input | host")) {
@@ -76,4 +81,30 @@ fn every_test_that_is_named_is_there() {
         }
     }
     assert!(seen > 60, "only {seen} names in the table");
+}
+
+/// Each public report has one row: a link, a sentence about it, one about this crate, and tests by their full names.
+#[test]
+fn every_report_has_its_tests() {
+    let Some((readme, names)) = readme_and_tests() else { return };
+    let section =
+        readme.split("\n## ").find(|text| text.starts_with("What others' bug reports say"));
+    let rows = section.expect("the section").lines().filter(|line| line.starts_with("| ["));
+    let mut reports = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<_> = row.trim_matches(['|', ' ']).split(" | ").collect();
+        let [report, says, here, tests] = cells[..] else { panic!("{row}") };
+        let number = report.split([' ', ']']).nth(1).unwrap();
+        let link = report.split(['(', ')']).nth(1).unwrap();
+        let path: Vec<_> = link.strip_prefix("https://github.com/").unwrap().split('/').collect();
+        assert!(matches!(path[..], [_, _, "issues", end] if end == number), "{report}");
+        assert!(says.ends_with('.') && here.ends_with('.'), "{row}");
+        assert!(reports.insert(link), "{link} has two rows");
+        let tests: Vec<_> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "{link} has no test");
+        for test in tests {
+            assert!(names.contains(test), "{test}, of {link}, is no test");
+        }
+    }
+    assert!(reports.len() >= 33, "only {} reports", reports.len());
 }
