@@ -199,6 +199,33 @@ fn extremes_leave_sums_alone() {
     }
 }
 
+/// f64 reaches far beyond f32, where squares and cubes overflow: each activation and its slope are 0, 1 or v itself there.
+#[test]
+fn host_f64_beyond_f32() {
+    let context = &Context::host();
+    for m in [1e110, 1e160, 1e300, f64::MAX] {
+        let tensor = |v: [f64; 4]| Tensor::from_vec_of([1, 4], v.to_vec()).unwrap();
+        let read = |t: &Tensor<'_>| t.to_vec_of_blocking::<f64>().unwrap();
+        for (activation, values, slopes) in [
+            (Activation::Silu, [0.0, m], [0.0, 1.0]),
+            (Activation::Gelu, [0.0, m], [0.0, 1.0]),
+            (Activation::GeluTanh, [0.0, m], [0.0, 1.0]),
+            (Activation::Tanh, [-1.0, 1.0], [0.0, 0.0]),
+            (Activation::Sigmoid, [0.0, 1.0], [0.0, 0.0]),
+        ] {
+            let layer = LayerNorm::config([4]).with_affine(Affine::None).init(context).unwrap();
+            let extras = Extras::new().with_addend(&tensor([-m, m, -m, m]));
+            let extras = extras.with_activation(activation);
+            let x = tensor([1.0, 2.0, 3.0, 4.0]);
+            let (y, saved) = layer.forward_saved_with(context, &x, &extras, Mode::Train).unwrap();
+            let grads = layer.backward(context, &saved, &tensor([1.0; 4])).unwrap();
+            let [[a, b], [c, d]] = [values, slopes];
+            assert_eq!(read(&y), [a, b, a, b], "{activation:?} at {m:e}");
+            assert_eq!(read(&grads.daddend.unwrap()), [c, d, c, d], "{activation:?} at {m:e}");
+        }
+    }
+}
+
 /// PyTorch's f32 kernels give the file's values but where their own formulas overflow: GELU at the largest numbers
 /// and at infinity, the slope of tanh-GELU beyond 1e19.
 #[test]
@@ -252,20 +279,17 @@ fn a_wrong_value_is_seen() {
             };
             assert_eq!(compare(&right), Ok(()));
             assert!(compare(&right[1..]).is_err());
-            for (i, e) in expected.elements.iter().enumerate().filter(|(i, _)| i % 7 == 0) {
-                for wrong in [-17.5, f64::NAN, f64::INFINITY] {
+            // Not at a subnormal number, which has more than one right result on a GPU.
+            let some = expected.elements.iter().enumerate().step_by(7);
+            for (i, e) in some.filter(|(_, e)| !e.v.is_subnormal() && e.v.is_finite()) {
+                for wrong in [-17.5, f64::NAN] {
                     let mut results = right.clone();
-                    let is_any =
-                        |v: f32| v.is_subnormal() || (v.is_infinite() && wrong.is_infinite());
-                    if e.y.is_some_and(|y| {
-                        f64::from(y).to_bits() != wrong.to_bits() && !(y.is_nan() && wrong.is_nan())
-                    }) && !is_any(e.v)
-                    {
+                    if e.y.is_some() {
                         results[i].0 = wrong;
                         assert!(compare(&results).is_err(), "{} {e:?}: {wrong}", expected.name);
                     }
                     let mut results = right.clone();
-                    if e.gradient.is_finite() && e.dy.abs() == 1.0 {
+                    if e.dy == 1.0 {
                         results[i].1 = wrong;
                         assert!(compare(&results).is_err(), "{} {e:?}: {wrong}", expected.name);
                     }
