@@ -36,5 +36,5 @@ fn gradient_at(row: Row, p: vec4<u32>, i: vec4<u32>, xhat: vec4<f32>) -> vec4<f3
   if ACTIVATION == 0u {
     return dy;
   }
-  return dy * derivative(plus_addend(xhat * load_weight(row, p) + load_bias(row, p), i));
+  return chain(plus_addend(xhat * load_weight(row, p) + load_bias(row, p), i), dy);
 }

@@ -111,10 +111,14 @@ fn pick(f: vec4<u32>, t: vec4<u32>, condition: vec4<bool>) -> vec4<u32> {
   return (f & ~taken) | (t & taken);
 }
 
-// max(v, 0) that keeps NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0), which drops it.
+// Where v <= 0; not where it is NaN. By the bits: Mesa takes select(v, 0, v < 0) for max(v, 0), which drops NaN.
+fn not_above_zero(v: vec4<f32>) -> vec4<bool> {
+  return (bitcast<vec4<i32>>(v) <= vec4(0)) & (bitcast<vec4<u32>>(v) <= vec4(0xff800000u));
+}
+
+// max(v, 0) that keeps NaN.
 fn not_negative(v: vec4<f32>) -> vec4<f32> {
-  let bits = bitcast<vec4<u32>>(v);
-  return select(v, vec4(0.0), (bits >= vec4(0x80000000u)) & (bits <= vec4(0xff800000u)));
+  return select(v, vec4(0.0), not_above_zero(v));
 }
 
 // A value to take distances from. Not an infinite one: distances from it are NaN, the mean is that infinity.

@@ -9,6 +9,7 @@ mod common {
         unused_macros,
         reason = "each test binary uses its own part"
     )]
+    pub mod activations;
     pub mod data;
     pub mod layer;
     pub mod oracle;
@@ -145,6 +146,24 @@ golden_cases! {
     host_layer_norm gpu_layer_norm ["layer_norm"] 10
     host_rms_norm gpu_rms_norm ["rms_norm"] 10
     host_adain gpu_adain ["adain_params" "adain_style" "conditional_instance_norm"] 4
+}
+
+/// Every activation, value and gradient, at the extremes of f32.
+async fn activations(context: &Context) {
+    for expected in common::activations::all() {
+        let result = common::activations::of_layer_norm(context, &expected).await;
+        assert_eq!(result, Ok(()), "{context}");
+    }
+}
+
+#[wasm_bindgen_test]
+async fn host_activations() {
+    activations(&Context::host()).await;
+}
+
+#[wasm_bindgen_test]
+async fn gpu_activations() {
+    activations(&gpu().await).await;
 }
 
 #[wasm_bindgen_test]

@@ -20,7 +20,8 @@ pub(super) fn apply(activation: Activation, z: &mut [f64]) {
         }
         Activation::Silu => each(z, |z| z * sigmoid(z)),
         Activation::Gelu => each(z, |z| z * normal_cdf(z)),
-        Activation::GeluTanh => each(z, |z| 0.5 * z * (1.0 + gelu_tanh(z))),
+        // (1 + tanh u)/2 is the sigmoid of 2u, which does not cancel far below 0.
+        Activation::GeluTanh => each(z, |z| z * sigmoid(gelu_argument(z))),
         Activation::Tanh => each(z, f64::tanh),
         Activation::Sigmoid => each(z, sigmoid),
     }
@@ -46,11 +47,14 @@ pub(super) fn chain(activation: Activation, z: &[f64], g: &mut [f64]) {
             normal_cdf(z) + z * density
         }),
         Activation::GeluTanh => each(g, |z| {
-            let tanh = gelu_tanh(z);
-            let inner = SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * z * z);
-            0.5 * (1.0 + tanh) + 0.5 * z * (1.0 - tanh * tanh) * inner
+            let u = gelu_argument(z);
+            // Beyond this the sigmoid's slope is 0, and z² may overflow; infinity times 0 stays NaN, as in PyTorch.
+            let near = z.clamp(-1e3, 1e3);
+            let inner = 2.0 * SQRT_2_OVER_PI * (1.0 + 3.0 * CUBIC * near * near);
+            sigmoid(u) + z * (sigmoid(u) * sigmoid(-u)) * inner
         }),
-        Activation::Tanh => each(g, |z| 1.0 - z.tanh() * z.tanh()),
+        // 1 − tanh² cancels.
+        Activation::Tanh => each(g, |z| z.cosh().recip().powi(2)),
         Activation::Sigmoid => each(g, |z| sigmoid(z) * sigmoid(-z)),
     }
 }
@@ -64,6 +68,7 @@ fn normal_cdf(z: f64) -> f64 {
     0.5 * libm::erfc(-z * FRAC_1_SQRT_2)
 }
 
-fn gelu_tanh(z: f64) -> f64 {
-    (SQRT_2_OVER_PI * (z + CUBIC * z * z * z)).tanh()
+/// 2u, where GELU's approximation has tanh u.
+fn gelu_argument(z: f64) -> f64 {
+    2.0 * SQRT_2_OVER_PI * (z + CUBIC * z * z * z)
 }

@@ -6,6 +6,7 @@
     reason = "each test binary uses its own part of it"
 )]
 
+pub mod activations;
 pub mod data;
 pub mod device;
 pub mod layer;

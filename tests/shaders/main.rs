@@ -5,6 +5,9 @@
 //! systems only: there, a translation without an error is all that is shown here.
 #![cfg(feature = "gpu")]
 
+mod arithmetic;
+#[path = "../common/mod.rs"]
+mod common;
 mod translate;
 mod uniformity;
 mod variants;
