@@ -96,7 +96,8 @@ fn what_is_no_count_is_told() {
     let pair = [seven, seven].concat();
     let whole = "must be a whole number from 0 to 4294967295, got ";
     let number = |value: f32| (Dtype::F32, vec![], value.to_le_bytes().to_vec());
-    let cases: Vec<((Dtype, Vec<usize>, Vec<u8>), String)> = vec![
+    type Count = (Dtype, Vec<usize>, Vec<u8>);
+    let cases: Vec<(Count, String)> = vec![
         ((Dtype::I64, vec![], (-1i64).to_le_bytes().to_vec()), format!("{whole}-1")),
         ((Dtype::I64, vec![1], (-1i64).to_le_bytes().to_vec()), format!("{whole}-1")),
         ((Dtype::I8, vec![], vec![0x80]), format!("{whole}-128")),
@@ -292,10 +293,10 @@ fn metadata(bytes: &[u8]) -> Vec<(String, String)> {
 fn metadata_are_kept() {
     let layer = InstanceNorm2d::config(3).with_affine(Affine::Both).init(&Context::host()).unwrap();
     let mut own = layer.state_dict_blocking().unwrap();
-    let pt = ("format".to_owned(), "pt".to_owned());
+    let pt = [("format".to_owned(), "pt".to_owned())];
     assert!(own.metadata().is_empty());
-    assert_eq!(metadata(&own.to_safetensors().unwrap()), [pt.clone()]);
-    assert_eq!(metadata(&StateDict::new().to_safetensors().unwrap()), [pt.clone()]);
+    assert_eq!(metadata(&own.to_safetensors().unwrap()), pt);
+    assert_eq!(metadata(&StateDict::new().to_safetensors().unwrap()), pt);
 
     let texts = [
         ("author", "Ada \"L\" \\ \u{1}\n"),
