@@ -41,6 +41,10 @@ pub trait LazyConfig: sealed::Open + Clone + fmt::Debug {
 /// for the layer is [`StateError::Uninitialized`]. Of concurrent first calls one wins; then, and ever
 /// after, an input with another number of channels is [`ShapeError::Channels`].
 ///
+/// The settings say what will be created, and in which element type ([`cast`](Self::cast) may still change it).
+/// PyTorch's `LazyInstanceNorm1d` to 3d have parameters and running statistics by default; the settings of
+/// an InstanceNorm have neither.
+///
 /// # Example
 /// ```
 /// use wgnorm::{BatchNorm2d, Context, LazyBatchNorm2d, Mode, Tensor};

@@ -232,9 +232,9 @@ impl Parameters {
         self.running()?.part(&self.context, 1)
     }
 
-    /// Training steps counted so far. InstanceNorm counts only with a cumulative momentum, as in
-    /// PyTorch. On an application's device it completes when the application polls, as
-    /// [`Tensor::to_vec`] does.
+    /// Training steps counted so far, those of empty batches among them. InstanceNorm counts only with a
+    /// cumulative momentum; PyTorch's has none, and its count stays 0. On an application's device the call
+    /// completes when the application polls, as [`Tensor::to_vec`] does.
     ///
     /// # Errors
     /// [`StateError::Absent`] if the layer tracks none, [`RunError`](crate::RunError) if the device

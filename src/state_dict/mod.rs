@@ -47,7 +47,8 @@ pub enum StateValue {
     Tensor(Tensor<'static>),
     /// A count of steps, in a file an int64 without axes.
     Count(u64),
-    /// Anything else that a file has: kept as it is, so that it can be written again.
+    /// Anything else that a file has: kept as it is, so that it can be written again. A layer takes
+    /// integers, booleans and 8-bit floats from it.
     #[cfg(feature = "safetensors")]
     Other(OtherTensor),
 }
