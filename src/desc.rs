@@ -275,7 +275,10 @@ pub enum MemoryOrder {
     /// NCHW: each channel's positions side by side (PyTorch's contiguous format).
     #[default]
     ChannelsFirst,
-    /// NHWC: each position's channels side by side (PyTorch's `channels_last`).
+    /// NHWC: each position's channels side by side. The layer says which axis holds the channels: axis
+    /// 1, as PyTorch's `channels_last`, but axis 0 of an unbatched input. An unbatched `(C, H, W)` lies as
+    /// `(H, W, C)` then, and the four axes `(C, D, H, W)` of InstanceNorm3d as `(D, H, W, C)`, while
+    /// `torch.channels_last` of a tensor of four axes moves axis 1.
     ChannelsLast,
 }
 

@@ -4,28 +4,38 @@
 use crate::desc::Shape;
 use thiserror::Error;
 
+/// How a layer's settings call the number of its channels.
+pub(crate) fn channels(layer: &str) -> &'static str {
+    if layer == "GroupNorm" { "num_channels" } else { "num_features" }
+}
+
 /// A setting that no layer can be built from. Returned by constructors.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// A layer over zero channels normalizes nothing.
-    #[error("{layer}: num_features must be at least 1")]
+    #[error("{layer}: {} must be at least 1", channels(layer))]
     ZeroFeatures {
         /// The layer's name.
         layer: &'static str,
     },
-    /// `num_features` does not fit the 32-bit indices of the kernels.
-    #[error("{layer}: num_features {got} is above {limit}")]
+    /// More channels or elements than the 32-bit indices of the kernels can name.
+    #[error("{layer}: {setting} is {got}, above the limit of {limit}")]
     TooManyFeatures {
         /// The layer's name.
         layer: &'static str,
+        /// The setting, or the product of settings.
+        setting: &'static str,
         /// The value given.
         got: usize,
         /// The largest value accepted.
         limit: u32,
     },
     /// Channels that no number of groups, or not this one, divides.
-    #[error("{layer}: {num_channels} channels cannot be split into {num_groups} groups")]
+    #[error(
+        "{layer}: num_groups must be at least 1 and divide num_channels, got {num_groups} groups of \
+         {num_channels} channels"
+    )]
     Indivisible {
         /// The layer's name.
         layer: &'static str,
@@ -43,7 +53,7 @@ pub enum ConfigError {
         got: Shape,
     },
     /// The channels cannot be on the batch's axis.
-    #[error("{layer}: axis 0 is the batch; the channels must be on another")]
+    #[error("{layer}: axis must not be 0, which is the batch; the channels are on another")]
     BatchAxis {
         /// The layer's name.
         layer: &'static str,
@@ -55,14 +65,17 @@ pub enum ConfigError {
         layer: &'static str,
     },
     /// An initializer with numbers that are not finite in f32, or make no distribution.
-    #[error("{layer}: {got:?} needs finite numbers, low <= high and std >= 0")]
+    #[error("{layer}: {setting} needs finite numbers, low <= high and std >= 0, got {got:?}")]
     Init {
         /// The layer's name.
         layer: &'static str,
+        /// `weight_init` or `bias_init`.
+        setting: &'static str,
         /// The initializer given.
         got: crate::Init,
     },
-    /// `eps` must be finite in f32 and not negative (PyTorch computes NaN instead).
+    /// `eps` must be finite in f32 and not negative. (PyTorch's BatchNorm refuses a negative one too; its
+    /// other layers take the root of `var + eps`, which is NaN where the variance is smaller than that.)
     #[error("{layer}: eps must be finite in f32 and >= 0, got {got}")]
     Eps {
         /// The layer's name.
@@ -109,13 +122,13 @@ pub enum ShapeError {
         got: Shape,
     },
     /// The channel axis has another size than the layer was built for.
-    #[error("{layer}: axis {axis} must have {expected} channels (num_features), got {got}")]
+    #[error("{layer}: axis {axis} must have {expected} channels ({}), got {got}", channels(layer))]
     Channels {
         /// The layer's name.
         layer: &'static str,
         /// The axis that holds the channels.
         axis: usize,
-        /// `num_features`.
+        /// `num_features`, GroupNorm's `num_channels`.
         expected: usize,
         /// The size found.
         got: usize,
@@ -196,7 +209,8 @@ pub enum ShapeError {
         got: Shape,
     },
     /// Operands whose element types do not go together: `y`, `dy` and addends have x's; f64 wants f64
-    /// parameters, the other types f32 or 16-bit ones.
+    /// parameters and running statistics, the other types f32 or 16-bit ones. A layer is built in another
+    /// type by its settings' `with_dtype`, or made from one that is there by `cast`.
     #[error("{layer}: {operand} must be {expected}, got {got}")]
     DType {
         /// The layer's name.

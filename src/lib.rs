@@ -42,7 +42,12 @@
 //! | momentum | `running = (1 − momentum)·running + momentum·batch` |
 //! | one value per statistic | an error unless [`OneValue::Bias`] |
 //! | wrong number of channels | always an error |
-//! | empty input | empty output; running statistics stay |
+//! | eps of 0 | accepted, also by BatchNorm in training, which PyTorch refuses; a constant group gives the bias |
+//! | negative eps | an error, as PyTorch's BatchNorm; its other layers take it |
+//! | empty input | empty output, also of `(1, C, 0)` by GroupNorm and `(0, C, 1)` by InstanceNorm1d, which PyTorch refuses; running statistics stay |
+//! | training step without elements, or of which a mask leaves none | counted like any other; `num_batches_tracked` of BatchNorm counts all |
+//! | `normalized_shape` with a size of 0 | an error, where PyTorch accepts it |
+//! | float64 | wants float64 parameters and running statistics (`with_dtype`, `cast`), on the host alone |
 //! | input and output | may be at the same place, or apart in one buffer |
 //!
 //! # Features

@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 ///
 /// Ignored inputs are never read into a result (NaN there is harmless); `y`, `dx` and `daddend` are
 /// 0 there. A statistic covers the counted elements of its group alone. A group without any gives 0
-/// and does not enter running statistics; a group with one is as one value per statistic: refused, or
+/// and does not enter running statistics (a training step of nothing else still counts as a step); a group with one is as one value per statistic: refused, or
 /// the bias, as the layer's [`OneValue`](crate::OneValue) says. A mask that counts everything gives
 /// the bits of no mask.
 #[derive(Clone)]

@@ -13,7 +13,7 @@ use crate::{
 };
 #[cfg(feature = "gpu")]
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 /// Running statistics stay where they are used, and are updated there.
 pub(crate) enum Running {
@@ -27,6 +27,12 @@ pub(crate) enum Running {
 }
 
 impl Running {
+    /// The element type, where it decides which input goes with them: a GPU has f32 for all input.
+    fn dtype(&self) -> Option<DType> {
+        let running = self.host()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(running.dtype)
+    }
+
     fn host(&self) -> Option<&Mutex<HostRunning>> {
         match self {
             Running::Host(running) => Some(running),
@@ -89,10 +95,14 @@ impl<'a, 't> Inputs<'a, 't> {
             check_entries(layer, "statistics", expected, &statistics.tensor)?;
             problem.source = StatSource::Given { differentiable, parts };
         }
-        // Parameters of 16-bit tensors may be 16-bit or f32; of f64 tensors they are f64.
+        // Parameters and running statistics of 16-bit tensors may be 16-bit or f32; of f64 tensors they are f64.
         let double = x.dtype() == DType::F64;
-        for (operand, tensor) in [("weight", self.weight), ("bias", self.bias)] {
-            if let Some(got) = tensor.map(|t| t.dtype())
+        for (operand, dtype) in [
+            ("weight", self.weight.map(Tensor::dtype)),
+            ("bias", self.bias.map(Tensor::dtype)),
+            ("running_mean", self.running.and_then(Running::dtype)),
+        ] {
+            if let Some(got) = dtype
                 && (got == DType::F64) != double
             {
                 let expected = if double { DType::F64 } else { DType::F32 };

@@ -143,8 +143,8 @@ pub struct RunningUpdate {
     pub momentum: Momentum,
     /// Which variance is averaged.
     pub estimator: Estimator,
-    /// Whether this step is counted in `num_batches_tracked`: BatchNorm always, InstanceNorm only
-    /// with a cumulative momentum.
+    /// Whether this step is counted in `num_batches_tracked`, be it one of no elements: BatchNorm always,
+    /// InstanceNorm only with a cumulative momentum.
     pub counts: bool,
 }
 

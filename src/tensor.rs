@@ -195,7 +195,8 @@ impl<'a> Tensor<'a> {
         Tensor { desc, storage: Storage::Host(data) }
     }
 
-    /// Declares the data to lie in another memory order. Moves nothing.
+    /// Declares the data to lie in another memory order, whose channel axis the layer knows (see
+    /// [`MemoryOrder::ChannelsLast`]). Moves nothing.
     pub fn with_order(mut self, order: MemoryOrder) -> Self {
         self.desc.order = order;
         self

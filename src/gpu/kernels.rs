@@ -189,7 +189,6 @@ impl Kernel {
                 | Apply
                 | GatherMoments
                 | UpdateRunning
-                | CountStep
                 | GradRow
                 | GradRowAddend
                 | SumsRow

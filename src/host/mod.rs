@@ -116,11 +116,8 @@ fn forward_and(
         let moments = forward_of(problem, operands, x, &mut y, keep);
         (own(y), moments)
     });
-    // An empty shard of a batch still learns what the whole batch's statistics are.
-    let given = matches!(problem.source, StatSource::Given { .. });
-    if let Some(update) = &problem.update
-        && (given || problem.view.elements() > 0)
-    {
+    // An empty batch is a step too, and an empty shard of a batch learns what the whole batch's statistics are.
+    if let Some(update) = &problem.update {
         running::update(running(operands), update, &problem.view, &moments);
     }
     Ok((y, moments))

@@ -22,9 +22,9 @@ pub(super) fn snapshot(running: &Mutex<HostRunning>) -> Vec<Moments> {
 }
 
 /// `running = (1 − factor)·running + factor·batch`, where a channel's batch value is the mean over
-/// the outer groups (InstanceNorm: the samples) of their means and variances. Groups in which a mask
-/// counts nothing are left out; a channel that has no others stays, and a step of nothing but such
-/// groups is none: an average of all steps would otherwise weigh the ones before it too much.
+/// the outer groups (InstanceNorm: the samples) of their means and variances. Groups of nothing, because
+/// the batch is empty or a mask counts nothing in them, are left out, and a channel that has no others
+/// stays. The step counts all the same, as PyTorch counts empty batches.
 pub(super) fn update(
     running: &Mutex<HostRunning>,
     update: &RunningUpdate,
@@ -33,7 +33,7 @@ pub(super) fn update(
 ) {
     let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
     let running = &mut *running;
-    if update.counts && moments.iter().any(|group| group.count > 0.0) {
+    if update.counts {
         running.tracked = running.tracked.saturating_add(1);
     }
     let factor = match update.momentum {

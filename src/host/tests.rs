@@ -881,8 +881,8 @@ fn running_statistics_follow() {
             }
         }
     }
-    // A channel in which nothing counts stays, and so does everything, the count of steps too, without
-    // elements or with none that counts.
+    // A channel in which nothing counts stays, and so do all without elements or with none that counts. The
+    // step is counted, as PyTorch counts empty batches.
     let nothing = Case { mask: case.mask.as_ref().map(|m| vec![0; m.len()]), ..case.clone() };
     let update = RunningUpdate {
         momentum: Momentum::Factor(0.25),
@@ -890,10 +890,10 @@ fn running_statistics_follow() {
         counts: true,
     };
     let got = updated(&nothing, update, fresh(6));
-    assert_eq!((got.mean, got.var, got.tracked), (vec![0.5; 6], vec![1.0; 6], 3));
+    assert_eq!((got.mean, got.var, got.tracked), (vec![0.5; 6], vec![1.0; 6], 4));
     let empty = Case::new(View { extent: [0, 6, 1, 33], ..view }, params);
     let got = updated(&empty, update, fresh(6));
-    assert_eq!((got.mean, got.var, got.tracked), (vec![0.5; 6], vec![1.0; 6], 3));
+    assert_eq!((got.mean, got.var, got.tracked), (vec![0.5; 6], vec![1.0; 6], 4));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::settings::{Tracking, check_eps, check_features, settings};
 use super::{Affine, Init, NormLayer, OneValue, Parameters, layer};
 use crate::desc::TensorDesc;
 use crate::problem::{Estimator, Mode, Momentum, Problem};
-use crate::{ConfigError, Context, Error, ShapeError};
+use crate::{ConfigError, Context, DType, Error, ShapeError};
 use std::fmt;
 
 /// Settings of a [`BatchNormNd`]. Defaults follow PyTorch.
@@ -36,6 +36,9 @@ pub struct BatchNormConfig<const D: usize> {
     pub estimator: Estimator,
     /// See [`with_one_value`](Self::with_one_value).
     pub one_value: OneValue,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl<const D: usize> BatchNormConfig<D> {
@@ -52,6 +55,7 @@ impl<const D: usize> BatchNormConfig<D> {
             track_running_stats: true,
             estimator: Estimator::Unbiased,
             one_value: OneValue::Error,
+            dtype: DType::F32,
         }
     }
 
@@ -65,7 +69,17 @@ impl<const D: usize> BatchNormConfig<D> {
         Self::new(num_features).with_one_value(OneValue::Bias)
     }
 
-    settings!(eps, momentum, affine, frozen, init, track_running_stats, estimator, one_value);
+    settings!(
+        eps,
+        momentum,
+        affine,
+        frozen,
+        init,
+        track_running_stats,
+        estimator,
+        one_value,
+        dtype
+    );
 
     fn tracking(&self) -> Tracking {
         Tracking {
@@ -114,6 +128,7 @@ impl<const D: usize> BatchNormConfig<D> {
             affine: self.affine,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             tracked: self.track_running_stats.then_some(self.num_features),
             ..Blueprint::new(layer)
         }
@@ -170,13 +185,15 @@ impl<const D: usize> BatchNormConfig<D> {
 ///
 /// # Shapes
 /// - `x`, `y`: `(N, C)` or `(N, C, L)`, `(N, C, H, W)`, `(N, C, D, H, W)` for 1d, 2d, 3d; either
-///   memory order. Empty inputs give empty outputs and leave running statistics alone.
+///   memory order. An empty input gives an empty output and leaves the running statistics alone; in
+///   training it counts in `num_batches_tracked`, as in PyTorch.
 /// - `weight`, `bias`: `(C,)`, as the [`Affine`] setting has them
 /// - `running_mean`, `running_var`: `(C,)`; the variance is unbiased, see [`Estimator`]
 ///
 /// # Numerics
 /// As [`InstanceNormNd`](super::InstanceNormNd). Each training step counts in `num_batches_tracked`,
-/// but for [`Momentum::Frozen`], with which nothing moves. Devices or machines that share a batch
+/// but for [`Momentum::Frozen`], with which nothing moves. An eps of 0 is accepted in training, where
+/// PyTorch refuses it: a constant channel gives the bias. Devices or machines that share a batch
 /// merge their [`Statistics`](crate::Statistics).
 ///
 /// # Errors
@@ -253,8 +270,8 @@ impl<const D: usize> NormLayer for BatchNormNd<D> {
     }
 }
 
-/// PyTorch's text: `BatchNorm2d(100, eps=1e-05, momentum=0.1, affine=True,
-/// track_running_stats=True)`, and `bias=…` where there is only one of weight and bias.
+/// PyTorch's text: `BatchNorm2d(100, eps=1e-05, momentum=0.1, affine=True, bias=True,
+/// track_running_stats=True)`.
 impl<const D: usize> fmt::Display for BatchNormNd<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.config.repr(f)

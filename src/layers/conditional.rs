@@ -2,7 +2,7 @@
 
 use super::params::Blueprint;
 use super::repr::Float;
-use super::settings::{check_eps, check_features, settings};
+use super::settings::{check_eps, check_features, check_size, settings};
 use super::tables::{Content, Tables};
 use super::{Affine, Extras, Grads, Init, OneValue, Parameters, Saved, backward, layer};
 use crate::{ConfigError, Context, DType, Error, Shape, ShapeError, Tensor, TensorDesc, host, ops};
@@ -27,6 +27,9 @@ pub struct ConditionalInstanceNormConfig {
     pub bias_init: Init,
     /// See [`with_one_value`](Self::with_one_value).
     pub one_value: OneValue,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl ConditionalInstanceNormConfig {
@@ -40,10 +43,11 @@ impl ConditionalInstanceNormConfig {
             weight_init: Init::Ones,
             bias_init: Init::Zeros,
             one_value: OneValue::Error,
+            dtype: DType::F32,
         }
     }
 
-    settings!(eps, frozen, init, one_value);
+    settings!(eps, frozen, init, one_value, dtype);
 
     fn check(&self) -> Result<(), ConfigError> {
         let layer = ConditionalInstanceNorm::NAME;
@@ -51,7 +55,8 @@ impl ConditionalInstanceNormConfig {
         if self.num_styles == 0 {
             return Err(ConfigError::ZeroStyles { layer });
         }
-        check_features(layer, self.num_features.saturating_mul(self.num_styles))?;
+        let bank = self.num_features.saturating_mul(self.num_styles);
+        check_size(layer, "num_styles times num_features", bank)?;
         check_eps(layer, self.eps)
     }
 
@@ -67,6 +72,7 @@ impl ConditionalInstanceNormConfig {
             affine: Affine::Both,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             ..Blueprint::new(ConditionalInstanceNorm::NAME)
         };
         let parameters = Parameters::new(context, blueprint)?;

@@ -25,7 +25,17 @@ impl<const D: usize> FusedBatchNormConfig<D> {
         BatchNormConfig::oneflow(num_features).into()
     }
 
-    settings!(eps, momentum, affine, frozen, init, track_running_stats, estimator, one_value);
+    settings!(
+        eps,
+        momentum,
+        affine,
+        frozen,
+        init,
+        track_running_stats,
+        estimator,
+        one_value,
+        dtype
+    );
 
     /// Builds the layer, its parameters on `context`.
     ///

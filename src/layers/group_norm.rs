@@ -8,7 +8,7 @@ use super::settings::{check_eps, check_features, settings};
 use super::{Affine, Init, NormLayer, OneValue, Parameters, layer};
 use crate::desc::TensorDesc;
 use crate::problem::{Mode, Problem};
-use crate::{ConfigError, Context, Error, ShapeError};
+use crate::{ConfigError, Context, DType, Error, ShapeError};
 use std::fmt;
 
 /// Settings of a [`GroupNorm`]. Defaults follow PyTorch.
@@ -32,6 +32,9 @@ pub struct GroupNormConfig {
     pub bias_init: Init,
     /// See [`with_one_value`](Self::with_one_value).
     pub one_value: OneValue,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl GroupNormConfig {
@@ -46,10 +49,11 @@ impl GroupNormConfig {
             weight_init: Init::Ones,
             bias_init: Init::Zeros,
             one_value: OneValue::Error,
+            dtype: DType::F32,
         }
     }
 
-    settings!(eps, affine, frozen, init, one_value);
+    settings!(eps, affine, frozen, init, one_value, dtype);
 
     fn check(&self) -> Result<(), ConfigError> {
         let (layer, num_channels, num_groups) =
@@ -75,6 +79,7 @@ impl GroupNormConfig {
             affine: self.affine,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             ..Blueprint::new(GroupNorm::NAME)
         };
         Ok(GroupNorm { parameters: Parameters::new(context, blueprint)?, config: self })
@@ -89,7 +94,8 @@ impl GroupNormConfig {
 /// as many groups as channels it is InstanceNorm. Both modes are the same.
 ///
 /// # Shapes
-/// - `x`, `y`: `(N, C, …)`, any number of spatial axes; either memory order
+/// - `x`, `y`: `(N, C, …)`, any number of spatial axes; either memory order. An empty input gives an empty
+///   output, also without positions, `(1, C, 0)`, where PyTorch refuses it.
 /// - `weight`, `bias`: `(C,)`, as the [`Affine`] setting has them
 ///
 /// # Numerics
@@ -163,8 +169,7 @@ impl NormLayer for GroupNorm {
     }
 }
 
-/// PyTorch's text: `GroupNorm(3, 6, eps=1e-05, affine=True)`, and `bias=…` where there is only one of
-/// weight and bias.
+/// PyTorch's text: `GroupNorm(3, 6, eps=1e-05, affine=True, bias=True)`.
 impl fmt::Display for GroupNorm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let GroupNormConfig { num_groups, num_channels, eps, .. } = self.config;

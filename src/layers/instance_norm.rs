@@ -6,9 +6,11 @@ use super::rows::Map;
 use super::sealed::Sealed;
 use super::settings::{Tracking, check_eps, check_features, settings};
 use super::{Affine, Init, NormLayer, OneValue, Parameters, layer};
+#[cfg(doc)]
+use crate::MemoryOrder;
 use crate::desc::TensorDesc;
 use crate::problem::{Estimator, Mode, Momentum, Problem};
-use crate::{ConfigError, Context, Error, ShapeError};
+use crate::{ConfigError, Context, DType, Error, ShapeError};
 use std::fmt;
 
 /// Settings of an [`InstanceNormNd`]. Defaults follow PyTorch.
@@ -36,6 +38,9 @@ pub struct InstanceNormConfig<const D: usize> {
     pub estimator: Estimator,
     /// See [`with_one_value`](Self::with_one_value).
     pub one_value: OneValue,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl<const D: usize> InstanceNormConfig<D> {
@@ -52,6 +57,7 @@ impl<const D: usize> InstanceNormConfig<D> {
             track_running_stats: false,
             estimator: Estimator::Unbiased,
             one_value: OneValue::Error,
+            dtype: DType::F32,
         }
     }
 
@@ -81,7 +87,17 @@ impl<const D: usize> InstanceNormConfig<D> {
             .with_estimator(Estimator::Biased)
     }
 
-    settings!(eps, momentum, affine, frozen, init, track_running_stats, estimator, one_value);
+    settings!(
+        eps,
+        momentum,
+        affine,
+        frozen,
+        init,
+        track_running_stats,
+        estimator,
+        one_value,
+        dtype
+    );
 
     fn tracking(&self) -> Tracking {
         Tracking {
@@ -132,6 +148,7 @@ impl<const D: usize> InstanceNormConfig<D> {
             affine: self.affine,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             tracked: self.track_running_stats.then_some(self.num_features),
             ..Blueprint::new(InstanceNormNd::<D>::NAME)
         };
@@ -151,7 +168,9 @@ impl<const D: usize> InstanceNormConfig<D> {
 ///
 /// # Shapes
 /// - `x`, `y`: `(N, C, L)`, `(N, C, H, W)` or `(N, C, D, H, W)` for 1d, 2d, 3d, or the same without
-///   N; either memory order. Empty inputs give empty outputs and leave running statistics alone.
+///   N; either memory order, which of an unbatched input moves axis 0 ([`MemoryOrder::ChannelsLast`]). An
+///   empty input gives an empty output, also `(0, C, 1)`, which PyTorch refuses for its one position; it
+///   leaves the running statistics alone, and a cumulative average counts it as a step.
 /// - `weight`, `bias`: `(C,)`, as the [`Affine`] setting has them
 /// - `running_mean`, `running_var`: `(C,)`, updated with the mean over the samples of their means and
 ///   (unbiased, see [`Estimator`]) variances
@@ -244,8 +263,8 @@ impl<const D: usize> NormLayer for InstanceNormNd<D> {
     }
 }
 
-/// PyTorch's text: `InstanceNorm2d(100, eps=1e-05, momentum=0.1, affine=False,
-/// track_running_stats=False)`, and `bias=…` where there is only one of weight and bias.
+/// PyTorch's text: `InstanceNorm2d(100, eps=1e-05, momentum=0.1, affine=False, bias=False,
+/// track_running_stats=False)`.
 impl<const D: usize> fmt::Display for InstanceNormNd<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.config.repr(f)

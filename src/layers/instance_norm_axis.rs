@@ -8,7 +8,7 @@ use super::settings::{check_eps, check_features, settings};
 use super::{Affine, Init, NormLayer, OneValue, Parameters, layer};
 use crate::desc::{MemoryOrder, TensorDesc};
 use crate::problem::{Mode, Problem};
-use crate::{ConfigError, Context, Error, ShapeError};
+use crate::{ConfigError, Context, DType, Error, ShapeError};
 use std::fmt;
 
 /// Settings of an [`InstanceNorm`]. Defaults follow MXNet.
@@ -32,6 +32,9 @@ pub struct InstanceNormAxisConfig {
     pub bias_init: Init,
     /// See [`with_one_value`](Self::with_one_value).
     pub one_value: OneValue,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl InstanceNormAxisConfig {
@@ -46,6 +49,7 @@ impl InstanceNormAxisConfig {
             weight_init: Init::Ones,
             bias_init: Init::Zeros,
             one_value: OneValue::Error,
+            dtype: DType::F32,
         }
     }
 
@@ -73,7 +77,7 @@ impl InstanceNormAxisConfig {
         self
     }
 
-    settings!(eps, init, one_value);
+    settings!(eps, init, one_value, dtype);
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let layer = InstanceNorm::NAME;
@@ -117,6 +121,7 @@ impl InstanceNormAxisConfig {
             affine: Affine::Both,
             frozen: Affine::of(!self.scale, !self.center),
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             ..Blueprint::new(InstanceNorm::NAME)
         };
         Ok(InstanceNorm { parameters: Parameters::new(context, blueprint)?, config: self })

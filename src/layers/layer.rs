@@ -57,7 +57,7 @@ macro_rules! layer {
                 self.rebuild(snapshot, self.parameters.context(), dtype)
             }
 
-            fn rebuild(
+            pub(in $crate::layers) fn rebuild(
                 &self,
                 snapshot: $crate::layers::params::Snapshot,
                 context: &$crate::Context,

@@ -8,7 +8,7 @@ use super::settings::{check_eps, check_shape, settings};
 use super::{Affine, Init, NormLayer, Parameters, layer};
 use crate::desc::TensorDesc;
 use crate::problem::{Mode, Problem};
-use crate::{ConfigError, Context, Error, Shape, ShapeError};
+use crate::{ConfigError, Context, DType, Error, Shape, ShapeError};
 use std::fmt;
 
 /// Settings of a [`LayerNorm`]. Defaults follow PyTorch.
@@ -28,6 +28,9 @@ pub struct LayerNormConfig {
     pub weight_init: Init,
     /// See [`with_bias_init`](Self::with_bias_init).
     pub bias_init: Init,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl LayerNormConfig {
@@ -40,10 +43,11 @@ impl LayerNormConfig {
             frozen: Affine::None,
             weight_init: Init::Ones,
             bias_init: Init::Zeros,
+            dtype: DType::F32,
         }
     }
 
-    settings!(eps, affine, frozen, init);
+    settings!(eps, affine, frozen, init, dtype);
 
     fn check(&self) -> Result<(), ConfigError> {
         check_shape(LayerNorm::NAME, &self.normalized_shape)?;
@@ -63,6 +67,7 @@ impl LayerNormConfig {
             affine: self.affine,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             ..Blueprint::new(LayerNorm::NAME)
         };
         Ok(LayerNorm { parameters: Parameters::new(context, blueprint)?, config: self })
@@ -79,7 +84,8 @@ impl LayerNormConfig {
 /// - `x`, `y`: `(…, normalized_shape)`, its logical trailing axes whatever the memory order. Channels
 ///   last is walked as it lies; only a batch of several samples normalized as a whole must be
 ///   channels first.
-/// - `weight`, `bias`: `normalized_shape`, as the [`Affine`] setting has them
+/// - `weight`, `bias`: `normalized_shape`, as the [`Affine`] setting has them. A `normalized_shape` with an
+///   axis of size 0 is refused, where PyTorch accepts it: it normalizes nothing.
 ///
 /// # Numerics
 /// As [`InstanceNormNd`](super::InstanceNormNd). One value per row is no error and gives `bias`, as
@@ -138,8 +144,7 @@ impl NormLayer for LayerNorm {
     }
 }
 
-/// PyTorch's text: `LayerNorm((6,), eps=1e-05, elementwise_affine=True)`, and `bias=…` where there is
-/// only one of weight and bias.
+/// PyTorch's text: `LayerNorm((6,), eps=1e-05, elementwise_affine=True, bias=True)`.
 impl fmt::Display for LayerNorm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shape, eps) = (Tuple(&self.config.normalized_shape), Float(self.config.eps));

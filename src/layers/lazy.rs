@@ -4,11 +4,12 @@ use super::{
     BatchNormConfig, BatchNormNd, Extras, FusedBatchNormConfig, FusedBatchNormNd, InstanceNorm,
     InstanceNormAxisConfig, InstanceNormConfig, InstanceNormNd, NormLayer, Parameters, Saved,
     check_call,
+    params::{Snapshot, check_dtype},
 };
 use crate::desc::TensorDesc;
 use crate::problem::Mode;
 use crate::state_dict::{LoadOptions, LoadReport, StateDict};
-use crate::{ConfigError, Context, Error, ShapeError, StateError, Tensor};
+use crate::{ConfigError, Context, DType, Error, LayerState, ShapeError, StateError, Tensor};
 use std::{fmt, ops::DerefMut, sync::OnceLock};
 
 /// Settings of a layer that may leave its number of channels open.
@@ -21,6 +22,15 @@ pub trait LazyConfig: sealed::Open + Clone + fmt::Debug {
     /// # Errors
     /// As that.
     fn build(self, context: &Context) -> Result<Self::Layer, Error>;
+
+    /// The layer with these values, in another element type.
+    #[doc(hidden)]
+    fn rebuild(
+        layer: &Self::Layer,
+        values: LayerState,
+        context: &Context,
+        dtype: DType,
+    ) -> Result<Self::Layer, Error>;
 }
 
 /// A layer whose settings have 0 channels: the first call whose operands fit, or a loaded state, fixes
@@ -30,6 +40,10 @@ pub trait LazyConfig: sealed::Open + Clone + fmt::Debug {
 /// PyTorch's `Lazy…` modules, MXNet's `in_channels=0`. Until then there are no parameters, and asking
 /// for the layer is [`StateError::Uninitialized`]. Of concurrent first calls one wins; then, and ever
 /// after, an input with another number of channels is [`ShapeError::Channels`].
+///
+/// The settings say what will be created, and in which element type ([`cast`](Self::cast) may still change it).
+/// PyTorch's `LazyInstanceNorm1d` to 3d have parameters and running statistics by default; the settings of
+/// an InstanceNorm have neither.
 ///
 /// # Example
 /// ```
@@ -76,6 +90,7 @@ impl<C: LazyConfig> Lazy<C> {
     /// As the settings' `init`, but for zero channels.
     pub fn new(config: C, context: &Context) -> Result<Self, Error> {
         let lazy = Lazy { config, context: context.clone(), layer: OnceLock::new() };
+        check_dtype(lazy.config.name(), lazy.config.dtype(), context)?;
         match lazy.config.num_features() {
             0 => lazy.config.with_num_features(1).check()?,
             known => drop(lazy.fix(lazy.build(known)?)),
@@ -90,6 +105,43 @@ impl<C: LazyConfig> Lazy<C> {
     /// The layer that was first.
     fn fix(&self, layer: C::Layer) -> &C::Layer {
         self.layer.get_or_init(|| layer)
+    }
+
+    /// The same with parameters and running statistics of another element type: those that are there
+    /// rounded, or those that the first call or a loaded state will create.
+    ///
+    /// # Errors
+    /// [`OperandError::NoF64`](crate::OperandError::NoF64) for f64 on a GPU,
+    /// [`RunError`](crate::RunError) if the device fails.
+    pub async fn cast(&self, dtype: DType) -> Result<Self, Error> {
+        let snapshot = match self.layer.get() {
+            Some(layer) => Some((layer, layer.snapshot().await?)),
+            None => None,
+        };
+        self.with_dtype(snapshot, dtype)
+    }
+
+    /// [`cast`](Self::cast) that blocks this thread, polling the device meanwhile. Native only.
+    ///
+    /// # Errors
+    /// As [`cast`](Self::cast).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn cast_blocking(&self, dtype: DType) -> Result<Self, Error> {
+        let layer = self.layer.get();
+        let snapshot = layer.map(|layer| Ok::<_, Error>((layer, layer.snapshot_blocking()?)));
+        self.with_dtype(snapshot.transpose()?, dtype)
+    }
+
+    fn with_dtype(
+        &self,
+        layer: Option<(&C::Layer, Snapshot)>,
+        dtype: DType,
+    ) -> Result<Self, Error> {
+        check_dtype(self.config.name(), dtype, &self.context)?;
+        let (config, context) = (self.config.with_dtype(dtype), self.context.clone());
+        let rebuild = |(layer, values)| C::rebuild(layer, LayerState(values), &context, dtype);
+        let layer = layer.map(rebuild).transpose()?.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Lazy { config, context, layer })
     }
 
     /// The layer.
@@ -231,6 +283,8 @@ mod sealed {
         fn name(&self) -> &'static str;
         fn num_features(&self) -> usize;
         fn with_num_features(&self, num_features: usize) -> Self;
+        fn dtype(&self) -> DType;
+        fn with_dtype(&self, dtype: DType) -> Self;
         fn check(&self) -> Result<(), ConfigError>;
         fn channel_axis(&self, x: &TensorDesc) -> Result<usize, ShapeError>;
         fn repr(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
@@ -244,6 +298,15 @@ macro_rules! open {
 
             fn build(self, context: &Context) -> Result<$layer, Error> {
                 self.init(context)
+            }
+
+            fn rebuild(
+                layer: &$layer,
+                values: LayerState,
+                context: &Context,
+                dtype: DType,
+            ) -> Result<$layer, Error> {
+                layer.rebuild(values.0, context, dtype)
             }
         }
 
@@ -260,6 +323,14 @@ macro_rules! open {
                 let mut config = self.clone();
                 config.num_features = num_features;
                 config
+            }
+
+            fn dtype(&self) -> DType {
+                self.dtype
+            }
+
+            fn with_dtype(&self, dtype: DType) -> Self {
+                self.clone().with_dtype(dtype)
             }
 
             fn check(&self) -> Result<(), ConfigError> {

@@ -82,7 +82,7 @@ impl ParameterMut<'_> {
     }
 
     /// Replaces it. A tensor on the host is copied to the layer's context, its values converted to the
-    /// layer's element type (f32 unless it was [cast](crate::InstanceNormNd::cast)). A tensor on the
+    /// layer's [element type](Parameters::dtype). A tensor on the
     /// layer's GPU must be f32 and is shared, so that an optimizer may update it there. Work already
     /// recorded keeps the old one.
     ///
@@ -107,8 +107,8 @@ impl ParameterMut<'_> {
     }
 
     fn reset(&mut self) -> Result<(), Error> {
-        let values = self.init.values(self.place.shape.elements() as usize);
-        self.fill(|i| values[i])
+        let tensor = self.init.tensor(self.place.shape, self.place.dtype)?;
+        self.set(&tensor)
     }
 }
 
@@ -296,7 +296,7 @@ impl Parameters {
     }
 
     /// Takes values that fit the layout. Parameters are replaced once all have a place.
-    pub(crate) fn apply(&mut self, fitting: Fitting<'_>) -> Result<(), Error> {
+    pub(crate) fn apply(&mut self, fitting: &Fitting) -> Result<(), Error> {
         let Parameters { layer, context, shape, dtype, affine, running, .. } = self;
         let (layer, context, shape, dtype) = (*layer, &*context, &*shape, *dtype);
         let mut placed = [None, None];

@@ -47,6 +47,7 @@ pub(super) struct Blueprint {
     pub inits: [Init; 2],
     /// Features with running statistics, if any are kept.
     pub tracked: Option<usize>,
+    pub dtype: DType,
 }
 
 impl Blueprint {
@@ -59,6 +60,7 @@ impl Blueprint {
             frozen: Affine::None,
             inits: [Init::Ones, Init::Zeros],
             tracked: None,
+            dtype: DType::F32,
         }
     }
 }
@@ -73,16 +75,17 @@ pub(crate) struct Snapshot {
 
 impl Parameters {
     pub(super) fn new(context: &Context, blueprint: Blueprint) -> Result<Self, Error> {
-        let Blueprint { layer, shape, affine, frozen, inits, tracked } = blueprint;
-        for init in inits {
-            init.check(layer)?;
+        let Blueprint { layer, shape, affine, frozen, inits, tracked, dtype } = blueprint;
+        check_dtype(layer, dtype, context)?;
+        for (init, setting) in inits.into_iter().zip(["weight_init", "bias_init"]) {
+            init.check(layer, setting)?;
         }
         let present = [affine.has_weight(), affine.has_bias()];
-        // What is drawn is f32, and copied into its place; two running statistics are f64.
-        let drawn =
-            if affine == Affine::None { 0 } else { shape.elements().saturating_mul(2 * 2 * 4) };
+        // What is drawn is copied into its place; two running statistics are f64.
+        let drawn = if dtype == DType::F64 { 8 } else { 4 };
+        let drawn = if affine == Affine::None { 0 } else { 2 * 2 * drawn };
+        let drawn = shape.elements().saturating_mul(drawn);
         host::check_memory(drawn.saturating_add(tracked.unwrap_or(0) as u64 * 2 * 8))?;
-        let dtype = DType::F32;
         let running = match tracked {
             Some(n) => Some(Running::new(context, HostRunning::new(n, dtype))?),
             None => None,
@@ -102,8 +105,7 @@ impl Parameters {
         };
         let Parameters { shape, context, affine: places, .. } = &mut parameters;
         for (i, name) in NAMES.into_iter().enumerate().filter(|&(i, _)| present[i]) {
-            let values = inits[i].values(shape.elements() as usize);
-            let tensor = Tensor::from_vec(&*shape, values)?;
+            let tensor = inits[i].tensor(shape, dtype)?;
             places[i] = Some(Place { layer, name, shape, dtype, context }.place(&tensor)?);
         }
         Ok(parameters)
@@ -132,8 +134,8 @@ impl Parameters {
         }
     }
 
-    /// The element type of parameters and running statistics, f32 unless the layer was cast. A GPU
-    /// keeps their values as f32.
+    /// The element type of parameters and running statistics: that of the settings (f32), unless the
+    /// layer was cast. A GPU keeps their values as f32.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -230,9 +232,9 @@ impl Parameters {
         self.running()?.part(&self.context, 1)
     }
 
-    /// Training steps counted so far. InstanceNorm counts only with a cumulative momentum, as in
-    /// PyTorch. On an application's device it completes when the application polls, as
-    /// [`Tensor::to_vec`] does.
+    /// Training steps counted so far, those of empty batches among them. InstanceNorm counts only with a
+    /// cumulative momentum; PyTorch's has none, and its count stays 0. On an application's device the call
+    /// completes when the application polls, as [`Tensor::to_vec`] does.
     ///
     /// # Errors
     /// [`StateError::Absent`] if the layer tracks none, [`RunError`](crate::RunError) if the device
@@ -302,9 +304,7 @@ impl Parameters {
         dtype: DType,
     ) -> Result<Self, Error> {
         let (layer, shape) = (self.layer, &self.shape);
-        if dtype == DType::F64 && context.backend() == Backend::Gpu {
-            return Err(OperandError::NoF64 { operand: layer }.into());
-        }
+        check_dtype(layer, dtype, context)?;
         let mut affine = [None, None];
         for (i, name) in NAMES.into_iter().enumerate() {
             if let Some(tensor) = &snapshot.affine[i] {
@@ -328,6 +328,18 @@ impl Parameters {
             #[cfg(feature = "gpu")]
             calls: CallCache::default(),
         })
+    }
+}
+
+/// Whether a layer here can have this element type.
+pub(super) fn check_dtype(
+    layer: &'static str,
+    dtype: DType,
+    context: &Context,
+) -> Result<(), OperandError> {
+    match (dtype, context.backend()) {
+        (DType::F64, Backend::Gpu) => Err(OperandError::NoF64 { operand: layer }),
+        _ => Ok(()),
     }
 }
 

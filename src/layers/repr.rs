@@ -46,17 +46,13 @@ impl fmt::Display for Tuple<'_> {
     }
 }
 
-/// `affine=…`, and `bias=…` only where it differs: PyTorch prints the latter from 2.15 on.
+/// `affine=…, bias=…`, as PyTorch prints them from 2.15 on; before there was no `bias=…`.
 pub(super) struct Parameters(pub &'static str, pub Affine);
 
 impl fmt::Display for Parameters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Parameters(name, affine) = *self;
-        write!(f, "{name}={}", Bool(affine.has_weight()))?;
-        if affine.has_weight() != affine.has_bias() {
-            write!(f, ", bias={}", Bool(affine.has_bias()))?;
-        }
-        Ok(())
+        write!(f, "{name}={}, bias={}", Bool(affine.has_weight()), Bool(affine.has_bias()))
     }
 }
 

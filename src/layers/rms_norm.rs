@@ -28,6 +28,9 @@ pub struct RmsNormConfig {
     pub weight_init: Init,
     /// See [`with_bias_init`](Self::with_bias_init).
     pub bias_init: Init,
+    /// See [`with_dtype`](Self::with_dtype).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub dtype: DType,
 }
 
 impl RmsNormConfig {
@@ -40,6 +43,7 @@ impl RmsNormConfig {
             frozen: Affine::None,
             weight_init: Init::Ones,
             bias_init: Init::Zeros,
+            dtype: DType::F32,
         }
     }
 
@@ -50,7 +54,7 @@ impl RmsNormConfig {
         self
     }
 
-    settings!(affine, frozen, init);
+    settings!(affine, frozen, init, dtype);
 
     fn check(&self) -> Result<(), ConfigError> {
         check_shape(RmsNorm::NAME, &self.normalized_shape)?;
@@ -70,6 +74,7 @@ impl RmsNormConfig {
             affine: self.affine,
             frozen: self.frozen,
             inits: [self.weight_init, self.bias_init],
+            dtype: self.dtype,
             ..Blueprint::new(RmsNorm::NAME)
         };
         Ok(RmsNorm { parameters: Parameters::new(context, blueprint)?, config: self })

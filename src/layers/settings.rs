@@ -1,7 +1,7 @@
 //! What the layers' settings have in common: enums, builder methods, checks.
 
 use crate::problem::{Mode, Momentum, Problem, RunningUpdate, StatSource};
-use crate::{ConfigError, Estimator, Shape};
+use crate::{ConfigError, DType, Element, Estimator, Shape, ShapeError, Tensor, error};
 
 /// Which affine parameters there are, or which of them are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,16 +83,25 @@ pub enum Init {
 }
 
 impl Init {
+    /// The values for a parameter of this element type: f64 ones, or f32 ones to be rounded to 16 bits.
+    pub(super) fn tensor(self, shape: &Shape, dtype: DType) -> Result<Tensor<'static>, ShapeError> {
+        let len = shape.elements() as usize;
+        match dtype {
+            DType::F64 => Tensor::from_vec_of(shape, self.values(len, |v| v)),
+            _ => Tensor::from_vec_of(shape, self.values(len, |v| v as f32)),
+        }
+    }
+
     /// So many values, row-major.
-    pub(super) fn values(self, len: usize) -> Vec<f32> {
+    fn values<T: Element>(self, len: usize, narrow: fn(f64) -> T) -> Vec<T> {
         let draw = |seed, one: &dyn Fn(&mut fastrand::Rng) -> f64| {
             let mut rng = fastrand::Rng::with_seed(seed);
-            (0..len).map(|_| one(&mut rng) as f32).collect()
+            (0..len).map(|_| narrow(one(&mut rng))).collect()
         };
         match self {
-            Init::Zeros => vec![0.0; len],
-            Init::Ones => vec![1.0; len],
-            Init::Constant(value) => vec![value as f32; len],
+            Init::Zeros => vec![narrow(0.0); len],
+            Init::Ones => vec![narrow(1.0); len],
+            Init::Constant(value) => vec![narrow(value); len],
             Init::Uniform { low, high, seed } => draw(seed, &|rng| low + (high - low) * rng.f64()),
             // Box and Muller's transform; 1 − u is never 0.
             Init::Normal { mean, std, seed } => draw(seed, &|rng| {
@@ -102,7 +111,11 @@ impl Init {
         }
     }
 
-    pub(super) fn check(self, layer: &'static str) -> Result<(), ConfigError> {
+    pub(super) fn check(
+        self,
+        layer: &'static str,
+        setting: &'static str,
+    ) -> Result<(), ConfigError> {
         let finite = |v: f64| (v as f32).is_finite();
         let fits = match self {
             Init::Zeros | Init::Ones => true,
@@ -110,16 +123,27 @@ impl Init {
             Init::Uniform { low, high, .. } => finite(low) && finite(high) && low <= high,
             Init::Normal { mean, std, .. } => finite(mean) && finite(std) && std >= 0.0,
         };
-        if fits { Ok(()) } else { Err(ConfigError::Init { layer, got: self }) }
+        if fits { Ok(()) } else { Err(ConfigError::Init { layer, setting, got: self }) }
     }
 }
 
 pub(super) fn check_features(layer: &'static str, got: usize) -> Result<(), ConfigError> {
+    if got == 0 {
+        return Err(ConfigError::ZeroFeatures { layer });
+    }
+    check_size(layer, error::channels(layer), got)
+}
+
+/// Whether 32 bits can name so many channels or elements.
+pub(super) fn check_size(
+    layer: &'static str,
+    setting: &'static str,
+    got: usize,
+) -> Result<(), ConfigError> {
     let limit = u32::MAX;
     match u32::try_from(got) {
-        Ok(0) => Err(ConfigError::ZeroFeatures { layer }),
         Ok(_) => Ok(()),
-        Err(_) => Err(ConfigError::TooManyFeatures { layer, got, limit }),
+        Err(_) => Err(ConfigError::TooManyFeatures { layer, setting, got, limit }),
     }
 }
 
@@ -128,7 +152,8 @@ pub(super) fn check_shape(layer: &'static str, shape: &Shape) -> Result<(), Conf
     if shape.is_empty() || shape.contains(&0) {
         return Err(ConfigError::NormalizedShape { layer, got: shape.clone() });
     }
-    check_features(layer, usize::try_from(shape.elements()).unwrap_or(usize::MAX))
+    let elements = usize::try_from(shape.elements()).unwrap_or(usize::MAX);
+    check_size(layer, "the product of normalized_shape", elements)
 }
 
 pub(super) fn check_eps(layer: &'static str, got: f64) -> Result<(), ConfigError> {
@@ -225,6 +250,16 @@ macro_rules! setting {
         /// What to do with one value per statistic.
         pub fn with_one_value(mut self, one_value: $crate::OneValue) -> Self {
             self.one_value = one_value;
+            self
+        }
+    };
+    (dtype) => {
+        /// The element type of parameters and running statistics (f32). f64 input wants f64, on the
+        /// host alone; all other input takes f32 and 16-bit ones. A layer that was
+        /// [cast](crate::InstanceNormNd::cast) since has another
+        /// [`dtype`](crate::Parameters::dtype).
+        pub fn with_dtype(mut self, dtype: $crate::DType) -> Self {
+            self.dtype = dtype;
             self
         }
     };

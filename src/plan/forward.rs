@@ -26,11 +26,12 @@ impl Plan {
         if !problem.view.extent.contains(&0) {
             return planner.forward(keep);
         }
-        // An empty shard of a batch still learns what the whole batch's statistics are.
-        if let StatSource::Given { parts, .. } = problem.source
-            && problem.view.groups() > 0
-        {
-            planner.update(parts, Operand::Moments)?;
+        match problem.source {
+            // An empty shard of a batch still learns what the whole batch's statistics are.
+            StatSource::Given { parts, .. } if problem.view.groups() > 0 => {
+                planner.update(parts, Operand::Moments)?;
+            }
+            _ => planner.count()?,
         }
         planner.finish()
     }
@@ -258,17 +259,15 @@ impl Planner<'_> {
             )?;
             self.plan.stages.push(stage);
         }
-        if update.counts {
+        self.count()
+    }
+
+    /// The count of steps, where this one counts: also a step of nothing.
+    fn count(&mut self) -> Result<(), PlanError> {
+        if self.geometry.problem.update.is_some_and(|update| update.counts) {
             let overrides = Overrides::default();
-            let operands = [from, Operand::Tracked];
-            let stage = self.geometry.entries(
-                Kernel::CountStep,
-                1,
-                parts,
-                samples.saturating_mul(parts),
-                overrides,
-                &operands,
-            )?;
+            let operands = [Operand::Tracked];
+            let stage = self.geometry.entries(Kernel::CountStep, 1, 1, 1, overrides, &operands)?;
             self.plan.stages.push(stage);
         }
         Ok(())

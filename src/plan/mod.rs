@@ -242,7 +242,7 @@ impl Kernel {
             ],
             Kernel::GatherMoments => &[(Moments, false), (Running, false), (Out, true)],
             Kernel::UpdateRunning => &[(Moments, false), (Running, true), (Tracked, false)],
-            Kernel::CountStep => &[(Moments, false), (Tracked, true)],
+            Kernel::CountStep => &[(Tracked, true)],
             Kernel::GradRow => &[
                 (X, false),
                 (Y, true),

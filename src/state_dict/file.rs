@@ -1,57 +1,41 @@
 //! States as safetensors files.
 
-use super::{StateDict, StateValue};
+use super::{OtherTensor, StateDict, StateValue};
 use crate::tensor::each_type;
 use crate::{DType, Element, Error, Shape, StateError, Tensor};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, SafeTensorError, SafeTensors, View};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-/// A tensor of an element type that is no number here (integers, booleans, 8-bit floats), as a file
-/// has it.
-#[derive(Clone, Debug)]
-pub struct OtherTensor {
-    dtype: Dtype,
-    shape: Shape,
-    bytes: Arc<[u8]>,
-}
-
-impl OtherTensor {
-    /// The element type by the format's name, `U8`.
-    pub fn dtype(&self) -> String {
-        self.dtype.to_string()
-    }
-
-    /// Sizes of the axes.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
-    }
-
-    /// The elements as they lie in the file.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
+/// Bytes of a header that the format's readers take.
+const HEADER_MAX: usize = 100_000_000;
 
 impl StateDict {
-    /// The values of a safetensors file, as PyTorch's users have them. An int64 without axes is a
-    /// count; other types that tensors here lack are kept as they are.
+    /// The values and the [metadata](Self::metadata) of a safetensors file, as PyTorch's users have
+    /// them. An int64 without axes that is not negative is a count; other types that tensors here lack
+    /// are kept as they are.
     ///
     /// # Errors
     /// [`StateError::Format`] for bytes that are no safetensors file;
     /// [`ShapeError::TooLarge`](crate::ShapeError::TooLarge) for a tensor above `u32::MAX` elements.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, Error> {
-        let file = SafeTensors::deserialize(bytes).map_err(format)?;
+        let (header, file) = SafeTensors::read_metadata(bytes).map_err(format)?;
+        let data = &bytes[size_of::<u64>() + header..];
         let mut state = StateDict::new();
-        for (name, view) in file.iter() {
-            let (dtype, shape, bytes) = (view.dtype(), Shape::from(view.shape()), view.data());
-            state.insert(name, read(dtype, shape, bytes)?)?;
+        for (name, info) in file.tensors() {
+            let (start, end) = info.data_offsets;
+            state.insert(name, read(info.dtype, info.shape[..].into(), &data[start..end])?)?;
         }
+        state
+            .metadata
+            .extend(file.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
         Ok(state)
     }
 
-    /// A safetensors file of the values, which PyTorch loads.
+    /// A safetensors file of the values and the [metadata](Self::metadata), which PyTorch loads. Where
+    /// there is no metadata it says `format: pt`, without which Hugging Face's transformers refuse a
+    /// file. The same state always gives the same bytes.
     ///
     /// # Errors
     /// [`StateError::Format`] for what the format cannot hold: a count above `i64::MAX`, or the name
@@ -66,11 +50,42 @@ impl StateDict {
                 return Err(refused("a count above int64").into());
             }
         }
-        Ok(safetensors::serialize(self.iter(), None).map_err(format)?)
+        let pt = || BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let metadata = if self.metadata.is_empty() { &pt() } else { &self.metadata };
+        let mut file = safetensors::serialize(self.iter(), None).map_err(format)?;
+        add_metadata(&mut file, metadata).map_err(format)?;
+        Ok(file)
     }
 }
 
-fn format(error: safetensors::SafeTensorError) -> StateError {
+/// Gives a file without metadata some, in the order of its keys: the format's own writer takes a hash map,
+/// whose order changes from run to run.
+fn add_metadata(
+    file: &mut Vec<u8>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), SafeTensorError> {
+    let (length, rest) = file.split_first_chunk().ok_or(SafeTensorError::HeaderTooSmall)?;
+    let old = rest.get(..u64::from_le_bytes(*length) as usize);
+    let old = old.ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let end = length.len() + old.len();
+    let mut header = serde_json::to_vec(&BTreeMap::from([("__metadata__", metadata)]))?;
+    // Its closing brace is that of the tensors, `{}` or `{"name":…}` with spaces after it.
+    header.pop();
+    let tensors = &old.trim_ascii_end()[1..];
+    if tensors != b"}" {
+        header.push(b',');
+    }
+    header.extend_from_slice(tensors);
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    if header.len() > HEADER_MAX {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let length = (header.len() as u64).to_le_bytes();
+    file.splice(..end, length.into_iter().chain(header));
+    Ok(())
+}
+
+fn format(error: SafeTensorError) -> StateError {
     StateError::Format { reason: error.to_string() }
 }
 

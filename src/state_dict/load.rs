@@ -2,7 +2,7 @@
 
 use super::{COUNT, Names, StateDict, StateValue};
 use crate::layers::Parameters;
-use crate::{Error, Shape, StateError, Tensor};
+use crate::{DType, Error, Shape, StateError, Tensor};
 use std::{collections::BTreeSet, fmt};
 
 /// How [`Parameters::load_state_dict`] takes a state.
@@ -106,6 +106,13 @@ pub enum Mismatch {
         /// The type found.
         got: String,
     },
+    /// Another value: a count that is negative, no whole number or not finite.
+    Value {
+        /// What can be loaded.
+        expected: &'static str,
+        /// The state's.
+        got: String,
+    },
     /// A count above what the device-resident counter holds.
     Count {
         /// The state's.
@@ -119,57 +126,139 @@ impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Mismatch::Shape { expected, got } => write!(f, "must have shape {expected}, got {got}"),
-            Mismatch::DType { expected, got } => write!(f, "must be {expected}, got {got}"),
+            Mismatch::DType { expected, got } | Mismatch::Value { expected, got } => {
+                write!(f, "must be {expected}, got {got}")
+            }
             Mismatch::Count { got, limit } => write!(f, "{got} is above {limit}"),
         }
     }
 }
 
-impl StateValue {
-    fn kind(&self) -> String {
-        match self {
-            StateValue::Tensor(tensor) => format!("a {} tensor", tensor.dtype()),
-            StateValue::Count(_) => "an int64".to_owned(),
+/// A value of a state, exactly.
+#[derive(Clone, Copy)]
+pub(super) enum Number {
+    /// In an i128, which holds every integer type of a file.
+    #[cfg(feature = "safetensors")]
+    Integer(i128),
+    /// Of a float type, all of which f64 holds.
+    Float(f64),
+}
+
+impl Number {
+    /// The count of steps that it is, if the device-resident counter holds it.
+    fn count(self) -> Result<u32, Mismatch> {
+        let whole = match self {
             #[cfg(feature = "safetensors")]
-            StateValue::Other(other) => format!("a {} tensor", other.dtype()),
-        }
-    }
-
-    fn tensor(&self, expected: Shape) -> Result<&Tensor<'static>, Mismatch> {
-        let StateValue::Tensor(tensor) = self else {
-            return Err(Mismatch::DType { expected: "a float tensor", got: self.kind() });
+            Number::Integer(value) => u32::try_from(value).ok(),
+            // Exact: a u32 is one of the numbers of f64, and a cast saturates.
+            Number::Float(value) => Some(value as u32).filter(|&count| f64::from(count) == value),
         };
-        if *tensor.shape() != expected {
-            return Err(Mismatch::Shape { expected, got: tensor.shape().clone() });
+        let expected = "a whole number from 0 to 4294967295";
+        whole.ok_or_else(|| Mismatch::Value { expected, got: self.to_string() })
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            #[cfg(feature = "safetensors")]
+            Number::Integer(value) => write!(f, "{value}"),
+            Number::Float(value) => write!(f, "{value:?}"),
         }
-        Ok(tensor)
+    }
+}
+
+/// A type whose elements are not one real number each.
+#[cfg(feature = "safetensors")]
+fn no_number(other: &super::OtherTensor) -> Mismatch {
+    let expected = "of a float, integer or boolean type of at least 8 bits";
+    Mismatch::DType { expected, got: other.dtype() }
+}
+
+impl StateValue {
+    /// Sizes of the axes; a count has none.
+    fn shape(&self) -> Shape {
+        match self {
+            StateValue::Tensor(tensor) => tensor.shape().clone(),
+            StateValue::Count(_) => Shape::default(),
+            #[cfg(feature = "safetensors")]
+            StateValue::Other(other) => other.shape().clone(),
+        }
     }
 
+    /// Whether it is a tensor of real numbers and has this shape.
+    fn check(&self, expected: Shape) -> Result<(), Mismatch> {
+        let got = self.shape();
+        if got != expected {
+            return Err(Mismatch::Shape { expected, got });
+        }
+        #[cfg(feature = "safetensors")]
+        if let StateValue::Other(other) = self
+            && other.numbers().is_none()
+        {
+            return Err(no_number(other));
+        }
+        Ok(())
+    }
+
+    /// A [checked](Self::check) one as a tensor for a layer of this element type.
+    fn tensor(&self, dtype: DType) -> Result<Tensor<'static>, Error> {
+        let _ = dtype;
+        match self {
+            StateValue::Tensor(tensor) => Ok(tensor.clone()),
+            StateValue::Count(_) => unreachable!("a layer has no values without axes"),
+            #[cfg(feature = "safetensors")]
+            StateValue::Other(other) => other.to_tensor(dtype),
+        }
+    }
+
+    /// The count of steps. PyTorch 0.3 wrote it with an axis of size 1, and training in another element
+    /// type leaves it in that type.
     fn count(&self) -> Result<u32, Mismatch> {
-        let StateValue::Count(got) = *self else {
-            return Err(Mismatch::DType { expected: "an int64 without axes", got: self.kind() });
-        };
-        u32::try_from(got).map_err(|_| Mismatch::Count { got, limit: u32::MAX })
+        let got = self.shape();
+        if !matches!(got[..], [] | [1]) {
+            return Err(Mismatch::Shape { expected: Shape::default(), got });
+        }
+        match self {
+            StateValue::Tensor(tensor) => {
+                let data = tensor.host_data("state").expect("insert takes tensors on the host");
+                Number::Float(data.convert::<f64>()[0]).count()
+            }
+            StateValue::Count(got) => {
+                let (got, limit) = (*got, u32::MAX);
+                u32::try_from(got).map_err(|_| Mismatch::Count { got, limit })
+            }
+            #[cfg(feature = "safetensors")]
+            StateValue::Other(other) => {
+                let number = other.numbers().and_then(|mut numbers| numbers.next());
+                number.ok_or_else(|| no_number(other))?.count()
+            }
+        }
     }
 }
 
 /// Values that fit a layer.
-#[derive(Default)]
-pub(crate) struct Fitting<'a> {
+pub(crate) struct Fitting {
     /// By PyTorch's names.
-    tensors: Vec<(&'static str, &'a Tensor<'static>)>,
+    tensors: Vec<(&'static str, Tensor<'static>)>,
     pub count: Option<u32>,
 }
 
-impl<'a> Fitting<'a> {
-    pub fn tensor(&self, name: &str) -> Option<&'a Tensor<'static>> {
-        self.tensors.iter().find(|(of, _)| *of == name).map(|(_, tensor)| *tensor)
+impl Fitting {
+    pub fn tensor(&self, name: &str) -> Option<&Tensor<'static>> {
+        self.tensors.iter().find(|(of, _)| *of == name).map(|(_, tensor)| tensor)
     }
 }
 
 impl Parameters {
-    /// Takes a state's values, converted to the element types that the layer has, as PyTorch does.
-    /// Running statistics on a GPU are overwritten with the next submission, before everything in it.
+    /// Takes a state's values, converted to the element types that the layer has, as PyTorch does:
+    /// floats of 8 to 64 bits, integers and booleans, rounded to nearest, ties to even. Complex numbers
+    /// and types below 8 bits are refused. Running statistics on a GPU are overwritten with the next
+    /// submission, before everything in it.
+    ///
+    /// `num_batches_tracked` may be of any of these types and of shape `()` or `(1)`, as PyTorch 0.3
+    /// wrote it, if its value is a whole number from 0 to `u32::MAX`. (PyTorch cuts a fraction off and
+    /// takes a negative count; here both are refused with their value.)
     ///
     /// A state without `num_batches_tracked` leaves the count as it is and misses nothing: old
     /// checkpoints, MXNet's and OneFlow's have none. So does PyTorch with states that do not tell their
@@ -184,7 +273,7 @@ impl Parameters {
         options: &LoadOptions,
     ) -> Result<LoadReport, Error> {
         let mut report = LoadReport::default();
-        let mut fitting = Fitting::default();
+        let (mut fits, mut count) = (Vec::new(), None);
         let mut known = BTreeSet::new();
         for (torch, shape) in self.layout() {
             let (name, value) = match options.find(state, torch) {
@@ -195,11 +284,11 @@ impl Parameters {
                     continue;
                 }
             };
-            let fits = match shape {
-                Some(shape) => value.tensor(shape).map(|t| fitting.tensors.push((torch, t))),
-                None => value.count().map(|count| fitting.count = Some(count)),
+            let fitted = match shape {
+                Some(shape) => value.check(shape).map(|()| fits.push((torch, value))),
+                None => value.count().map(|steps| count = Some(steps)),
             };
-            match fits {
+            match fitted {
                 Ok(()) => report.loaded.push(name.clone()),
                 Err(why) => report.mismatched.push((name.clone(), why)),
             }
@@ -213,7 +302,10 @@ impl Parameters {
             let (layer, report) = (self.layer(), Box::new(report));
             return Err(StateError::Load { layer, report }.into());
         }
-        self.apply(fitting)?;
+        let dtype = self.dtype();
+        let tensors = fits.into_iter().map(|(torch, value)| Ok((torch, value.tensor(dtype)?)));
+        let tensors = tensors.collect::<Result<_, Error>>()?;
+        self.apply(&Fitting { tensors, count })?;
         Ok(report)
     }
 }
@@ -221,11 +313,10 @@ impl Parameters {
 impl StateDict {
     /// The number of channels, told by any value that has one for each.
     pub(crate) fn num_features(&self, options: &LoadOptions) -> Option<usize> {
-        ["weight", "bias", "running_mean", "running_var"].into_iter().find_map(
-            |torch| match options.find(self, torch).ok()?.1 {
-                StateValue::Tensor(tensor) if tensor.shape().len() == 1 => Some(tensor.shape()[0]),
-                _ => None,
-            },
-        )
+        ["weight", "bias", "running_mean", "running_var"].into_iter().find_map(|torch| {
+            let value = options.find(self, torch).ok()?.1;
+            let shape = value.shape();
+            (shape.len() == 1 && value.check(shape.clone()).is_ok()).then(|| shape[0])
+        })
     }
 }

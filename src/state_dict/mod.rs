@@ -3,11 +3,13 @@
 #[cfg(feature = "safetensors")]
 mod file;
 mod load;
-
 #[cfg(feature = "safetensors")]
-pub use file::OtherTensor;
+mod other;
+
 pub(crate) use load::Fitting;
 pub use load::{LoadOptions, LoadReport, Mismatch};
+#[cfg(feature = "safetensors")]
+pub use other::OtherTensor;
 
 use crate::layers::{Parameters, Snapshot};
 use crate::{Error, MemoryOrder, ShapeError, Tensor};
@@ -34,6 +36,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default)]
 pub struct StateDict {
     entries: BTreeMap<String, StateValue>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// A value in a [`StateDict`].
@@ -44,7 +47,8 @@ pub enum StateValue {
     Tensor(Tensor<'static>),
     /// A count of steps, in a file an int64 without axes.
     Count(u64),
-    /// Anything else that a file has: kept as it is, so that it can be written again.
+    /// Anything else that a file has: kept as it is, so that it can be written again. A layer takes
+    /// integers, booleans and 8-bit floats from it.
     #[cfg(feature = "safetensors")]
     Other(OtherTensor),
 }
@@ -124,11 +128,26 @@ impl StateDict {
         Ok(())
     }
 
-    /// Adds all values of another, their names behind a prefix that ends in what separates them.
+    /// Adds all values of another, their names after a prefix that ends in what separates them, and
+    /// those of its [metadata](Self::metadata) whose keys are not there yet.
     pub fn insert_all(&mut self, prefix: &str, other: StateDict) {
+        for (key, value) in other.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
         let named =
             other.entries.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value));
         self.entries.extend(named);
+    }
+
+    /// What a safetensors file says about itself (`__metadata__`): texts by name, such as `format: pt`. A
+    /// file that is read and written again keeps it.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// [`metadata`](Self::metadata), to be changed.
+    pub fn metadata_mut(&mut self) -> &mut BTreeMap<String, String> {
+        &mut self.metadata
     }
 
     /// The value of this name.
