@@ -375,7 +375,8 @@ mod tests {
     #[test]
     fn a_painting_of_large_activations_is_right_or_an_error() {
         let net = STYLES[0].net().unwrap();
-        let picture = waves(24, 20, 5.0).to_planes();
+        // Whole tiles of the convolution kernel, none of whose sums is masked.
+        let picture = waves(32, 32, 5.0).to_planes();
         let paint = |context: &Context, factor: f32| {
             let mut net = net.clone();
             let Stage { weight, bias, .. } = &mut net.stages[0];
