@@ -58,9 +58,9 @@ impl Refusal {
             Error::from(ShapeError::Channels { layer, axis, expected, got })
         };
         let expect = case.expect.as_ref().ok_or("a case of values")?;
-        let deviates = deviates(&case.id);
-        match case.id.as_str() {
-            "check_zero_channels" => return Ok(Some(ConfigError::ZeroFeatures { layer }.into())),
+        let deviates = deviates(case);
+        match case.params.get("num_features").and_then(|n| n.as_u64()) {
+            Some(0) => return Ok(Some(ConfigError::ZeroFeatures { layer }.into())),
             // Accepted there.
             _ if deviates && expect.ok && shape.get(self.axis) != Some(&self.channels) => {
                 return Ok(Some(channels()));
@@ -159,7 +159,7 @@ pub async fn call(
         ..Norm::new(subject.kind, layout.logical())
     };
     // Values are of batch statistics.
-    if let (Some(expect), Source::Batch, false) = (&case.expect, norm.source, deviates(&case.id))
+    if let (Some(expect), Source::Batch, false) = (&case.expect, norm.source, deviates(case))
         && let Err(wrong) = expect.same_values(&got)
     {
         return Ok(Err(wrong));
