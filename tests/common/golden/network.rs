@@ -30,14 +30,18 @@ enum Inputs {
     Recorded,
 }
 
-/// How many times PyTorch's own error is allowed: on the host (measured: 2.7), on a GPU, whose factors
+/// How many times PyTorch's own error is allowed (in other folders, for gradients, the largest of all of a phase's): on the host (measured: 2.7), on a GPU, whose factors
 /// (inverseSqrt) and sums are a few roundings off where PyTorch's are one (measured: 5.3 at most, on
 /// three drivers).
 const SLACK: [f64; 2] = [4.0, 8.0];
 
-/// What PyTorch's values may be off the oracle's network, or the two are not the same network:
-/// forward, gradients.
+/// What PyTorch's values may be off the oracle's network, or the two are not the same network: forward, gradients. What
+/// this crate's may be off does not depend on it.
 const RECORDED: [f64; 2] = [2e-4, 5e-4];
+
+/// The same for networks of other folders, in shares of a tensor's largest value (1 at least): how far rounding is magnified
+/// depends on the parameters. (Measured with PyTorch on 96 networks of 4 to 32 channels: 7.3e-4, 1.6e-3.)
+const RECORDED_ELSEWHERE: [f64; 2] = [3e-3, 6e-3];
 
 /// What f64 tensors may be off it: 1e-15, magnified as said above.
 const DOUBLE: f64 = 1e-9;
@@ -200,6 +204,9 @@ impl<'a> Recorded<'a> {
             names.into_iter().filter_map(|name| name.strip_prefix(&*self.prefix)).collect();
         // By name, so that of several failures always the same is told.
         names.sort_unstable();
+        // What PyTorch's gradients are off, as a share of a tensor's largest value.
+        let mut pooled = 0f64;
+        let mut tensors = Vec::new();
         for name in names.into_iter().filter(|name| *name != "dout") {
             let recorded = self.read(name)?;
             let computed = |of: &Values| {
@@ -213,10 +220,22 @@ impl<'a> Recorded<'a> {
             let off = recorded.iter().zip(&truth).map(|(a, b)| (a - b).abs());
             // A NaN must count, max would forget it.
             let off = off.fold(0.0, |a: f64, b| if a > b || a.is_nan() { a } else { b });
-            let most = self.atol + RECORDED[usize::from(name.starts_with("grad."))];
+            let is_gradient = name.starts_with("grad.");
+            let largest = truth.iter().fold(1.0, |largest: f64, v| largest.max(v.abs()));
+            let elsewhere = RECORDED_ELSEWHERE[usize::from(is_gradient)] * largest;
+            let own = RECORDED[usize::from(is_gradient)];
+            let most = self.atol + if self.golden.own { own } else { elsewhere };
             if off.is_nan() || off > most {
                 return Err(format!("{name} is recorded {off:e} off the f64 network"));
             }
+            if is_gradient && !self.golden.own {
+                pooled = pooled.max(off / largest);
+            }
+            tensors.push((name, got, truth, off, if is_gradient { largest } else { 0.0 }));
+        }
+        for (name, got, truth, off, largest) in tensors {
+            // Of few values one system's error is small by luck.
+            let off = off.max(pooled * largest);
             for (i, (&got, &want)) in got.iter().zip(&truth).enumerate() {
                 let bound = match self.dtype {
                     DType::F64 => DOUBLE * want.abs().max(1.0),
