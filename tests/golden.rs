@@ -9,8 +9,8 @@ mod common;
 mod golden;
 
 use common::device;
-use golden::index::{Golden, directory};
-use golden::{Run, self_test};
+use golden::index::{Case, Golden, directory};
+use golden::{Run, folders, self_test};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,15 +41,19 @@ fn main() -> ExitCode {
         device::all().into_iter().map(tested).collect::<Vec<_>>().leak();
     let mut trials: Vec<Trial> = self_test::ALL
         .into_iter()
-        .map(|(name, test)| Trial::test(name, move || Ok(test(golden)?)))
+        .map(|(name, test)| Trial::test(name, move || Ok(self_test::run(golden, name, test)?)))
         .collect();
+    if golden.own {
+        let folders = folders::ALL.into_iter();
+        trials.extend(folders.map(|(name, test)| Trial::test(name, move || Ok(test()?))));
+    }
     for device in devices {
         trials.extend(golden.cases.iter().map(|case| trial(golden, case, device)));
     }
     let ignored = ignored(&args, &trials);
     let conclusion = libtest_mimic::run(&args, trials);
     if !args.list {
-        summary(devices, &ignored);
+        summary(&golden.cases, devices, &ignored);
     }
     conclusion.exit_code()
 }
@@ -76,14 +80,10 @@ fn tested(device: device::Device) -> Tested {
     }
 }
 
-fn trial(
-    golden: &'static Golden,
-    case: &'static golden::index::Case,
-    on: &'static Tested,
-) -> Trial {
+fn trial(golden: &'static Golden, case: &'static Case, on: &'static Tested) -> Trial {
     let name = format!("{}/{}/{}", on.name, case.op, case.id);
     let run = Run { golden, case, context: &on.context };
-    let runner = match golden::supported(case, run.on_gpu()) {
+    let runner = match golden::supported(golden, case, run.on_gpu()) {
         Ok(runner) => runner,
         Err(reason) => {
             let kind = reason.clone();
@@ -120,7 +120,7 @@ fn ignored(args: &Arguments, trials: &[Trial]) -> BTreeMap<(String, String), u64
 }
 
 /// One line per fact, each starting with `golden:`, for whoever reads a log.
-fn summary(devices: &[Tested], ignored: &BTreeMap<(String, String), u64>) {
+fn summary(cases: &[Case], devices: &[Tested], ignored: &BTreeMap<(String, String), u64>) {
     for device in devices {
         let reasons: Vec<_> = ignored.iter().filter(|((on, _), _)| on == device.name).collect();
         let adapter = match device.context.to_string() {
@@ -145,6 +145,11 @@ fn summary(devices: &[Tested], ignored: &BTreeMap<(String, String), u64>) {
     }
     for (case, what) in golden::DEVIATIONS {
         println!("golden: deviation {case}: {what}");
+    }
+    for case in cases.iter().filter(|case| golden::deviates(case)) {
+        if !golden::DEVIATIONS.iter().any(|(known, _)| *known == case.id) {
+            println!("golden: deviation {}: as one of the above", case.id);
+        }
     }
     for exception in golden::compare::EXCEPTIONS {
         println!("golden: exception {} {}: {}", exception.case, exception.name, exception.reason);

@@ -96,7 +96,7 @@ async fn run(context: &Context, ops: &[&str], nth: usize) {
     let on_gpu = context.backend() == Backend::Gpu;
     let mut kinds = BTreeMap::<_, Vec<_>>::new();
     for case in golden.cases.iter().filter(|case| ops.contains(&&*case.op)) {
-        if let Ok(runner) = golden::supported(case, on_gpu) {
+        if let Ok(runner) = golden::supported(&golden, case, on_gpu) {
             let backward = case.inputs.keys().any(|name| name.starts_with("dy"));
             let kind = (&*case.op, backward, case.dtype_name(), case.layout.as_deref());
             kinds.entry(kind).or_default().push((case, runner));

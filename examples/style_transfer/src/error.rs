@@ -3,21 +3,54 @@
 use crate::net::Size;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::styles;
+use crate::weights::Content;
 
 /// A weights file that is none, or that does not fit the network.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
-    /// Not a safetensors file, or a truncated one.
+    /// A file of another kind under the name of a safetensors file.
+    #[error("{found}")]
+    Content {
+        /// What it is; its text says what to do.
+        found: Content,
+    },
+    /// A damaged or truncated safetensors file, or a file of an unknown kind.
     #[error("not a whole safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
+    /// The file holds another network.
+    #[error("the file holds {found}, expected {expected}")]
+    Architecture {
+        /// What its tensors are, as far as their names and shapes say.
+        found: String,
+        /// The network that is wanted.
+        expected: &'static str,
+    },
+    /// The decoder is made for an encoder of another width.
+    #[error(
+        "it is of width {found}, expected {expected} as the encoder is: take two that were trained together"
+    )]
+    Width {
+        /// The width of the network in the file.
+        found: usize,
+        /// The width of the encoder.
+        expected: usize,
+    },
     /// A tensor of the network is not there.
-    #[error("tensor `{tensor}` is missing, expected with shape {expected:?}")]
+    #[error(
+        "tensor `{tensor}` is missing, expected with shape {expected:?}{others}{instead}",
+        others = others_in_words(*others),
+        instead = instead_in_words(instead.as_ref()),
+    )]
     Missing {
         /// Its name.
         tensor: String,
         /// The shape it should have.
         expected: Vec<usize>,
+        /// How many more are missing.
+        others: usize,
+        /// A tensor that is there instead, which this network has no place for: its name and shape.
+        instead: Option<(String, Vec<usize>)>,
     },
     /// A tensor has another shape than the network's width asks for.
     #[error(
@@ -30,18 +63,8 @@ pub enum WeightsError {
         expected: Vec<usize>,
         /// The shape in the file.
         found: Vec<usize>,
-        /// The width, read from the first convolution.
+        /// The width, which most of the file's tensors have.
         width: usize,
-    },
-    /// The first convolution, from which the width is read, is none of three colours, or its kernel has another side.
-    #[error("tensor `{tensor}` has shape {found:?}, expected [width, 3, {kernel}, {kernel}]")]
-    Width {
-        /// Its name.
-        tensor: String,
-        /// The side its kernel should have.
-        kernel: usize,
-        /// The shape in the file.
-        found: Vec<usize>,
     },
     /// A number format other than f32, f16, bf16.
     #[error("tensor `{tensor}` holds {found:?}, expected F32, F16 or BF16")]
@@ -51,14 +74,47 @@ pub enum WeightsError {
         /// The number format in the file.
         found: safetensors::Dtype,
     },
+    /// Values that are NaN or infinite would spoil every painting.
+    #[error(
+        "tensor `{tensor}` holds {value} at {index:?}, expected finite values ({count} of its {total} are not): \
+         take an earlier checkpoint of the training, and save as F32 what exceeds 65504, the largest F16"
+    )]
+    NotFinite {
+        /// Its name.
+        tensor: String,
+        /// The first such value.
+        value: f32,
+        /// Where it is.
+        index: Vec<usize>,
+        /// How many there are in this tensor.
+        count: usize,
+        /// How many values the tensor has.
+        total: usize,
+    },
     /// A tensor that this network has no place for: the file belongs to another architecture.
-    #[error("tensor `{tensor}` of shape {found:?} has no place in this network")]
+    #[error("tensor `{tensor}` of shape {found:?}{others} has no place in this network", others = others_in_words(*others))]
     Unexpected {
         /// Its name.
         tensor: String,
         /// The shape in the file.
         found: Vec<usize>,
+        /// How many more there are.
+        others: usize,
     },
+}
+
+fn others_in_words(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        1 => " (and another one)".to_owned(),
+        _ => format!(" (and {others} others)"),
+    }
+}
+
+fn instead_in_words(instead: Option<&(String, Vec<usize>)>) -> String {
+    instead.map_or_else(String::new, |(tensor, shape)| {
+        format!("; the file has `{tensor}` of shape {shape:?}, which has no place in this network")
+    })
 }
 
 /// A picture that cannot be read, used, or written. Browsers read and write pictures themselves.
@@ -165,9 +221,29 @@ pub enum Error {
     /// How much of a style to take must be between none and all of it.
     #[error("alpha is {0}, expected 0 to 1")]
     Alpha(f32),
-    /// No embedded style has this name.
+    /// An activation left what f32 holds.
+    #[error(
+        "the painting is not finite ({count} of its {total} values are not, the first of them {value} at x {x}, y {y}): \
+         the network's weights are so large that its activations overflow; take a style that was trained or converted \
+         otherwise{host}", host = if *on_gpu { ", or try --backend host, which holds larger ones" } else { "" }
+    )]
+    NotFinite {
+        /// How many values of the painting are NaN or infinite.
+        count: usize,
+        /// How many it has: three for each pixel.
+        total: usize,
+        /// The first of them.
+        value: f32,
+        /// Its column.
+        x: usize,
+        /// Its row.
+        y: usize,
+        /// Whether a GPU painted, where statistics of activations overflow from 1e14 on.
+        on_gpu: bool,
+    },
+    /// Neither an embedded style nor a file has this name.
     #[cfg(not(target_arch = "wasm32"))]
-    #[error("unknown style `{0}`: the embedded ones are {known}; a file's name must end in .safetensors", known = styles::names())]
+    #[error("unknown style `{0}`: there is no such file, and the embedded ones are {known}", known = styles::names())]
     UnknownStyle(String),
     /// The device.
     #[error(transparent)]

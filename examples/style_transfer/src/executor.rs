@@ -22,6 +22,11 @@ impl Executor {
         })
     }
 
+    /// Whether a GPU runs the stages.
+    pub fn on_gpu(&self) -> bool {
+        matches!(self, Executor::Gpu(_))
+    }
+
     /// How many stages there are.
     pub fn stages(&self) -> usize {
         match self {

@@ -83,7 +83,10 @@ impl HostNet {
             let mut values = convolve(values, size, &stage.geometry, &stage.weight, &stage.bias);
             size = stage.geometry.output(size);
             if stage.finish.has_plain_relu() {
-                values.iter_mut().for_each(|value| *value = value.max(0.0));
+                // `max` would turn NaN into 0, and a spoiled picture into a black one.
+                values
+                    .iter_mut()
+                    .for_each(|value| *value = if *value < 0.0 { 0.0 } else { *value });
             }
             if stage.finish == Finish::ReluPool {
                 values = pool(&values, size);
@@ -121,16 +124,18 @@ fn is_there(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok())
 }
 
-/// Of each 2x2 elements of the planes of `size` the largest; a last odd row or column is left out.
+/// Of each 2x2 elements of the planes of `size` the largest, NaN if one is; a last odd row or column is left out.
 fn pool(x: &[f32], size: Size) -> Vec<f32> {
     let (rows, columns) = (size.height / 2, size.width / 2);
     let mut y = Vec::with_capacity(x.len() / size.area() * rows * columns);
     for plane in x.chunks_exact(size.area()) {
         for pair in plane.chunks_exact(2 * size.width) {
             let (top, bottom) = pair.split_at(size.width);
-            let largest = |two: &[f32]| two[0].max(two[1]);
+            let largest = |a: f32, b: f32| if a > b || a.is_nan() { a } else { b };
             let squares = top.chunks_exact(2).zip(bottom.chunks_exact(2));
-            y.extend(squares.map(|(top, bottom)| largest(top).max(largest(bottom))));
+            y.extend(squares.map(|(top, bottom)| {
+                largest(largest(top[0], top[1]), largest(bottom[0], bottom[1]))
+            }));
         }
     }
     y
@@ -337,6 +342,15 @@ mod tests {
         let two_planes = [x.clone(), x.iter().map(|v| -v).collect()].concat();
         assert_eq!(pool(&two_planes, Size::new(3, 3)), [5.0, -1.0]);
         assert_eq!(pool(&[1.0, 2.0, 3.0, 4.0, -1.0, 7.0, 0.0, 0.0], Size::new(2, 4)), [7.0, 4.0]);
+    }
+
+    #[test]
+    fn pooling_keeps_nan() {
+        for place in 0..4 {
+            let mut x = [f32::INFINITY, -1.0, 0.0, 2.0];
+            x[place] = f32::NAN;
+            assert!(pool(&x, Size::new(2, 2))[0].is_nan(), "{place}");
+        }
     }
 
     #[test]

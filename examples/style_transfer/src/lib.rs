@@ -52,3 +52,4 @@ pub use planes::Planes;
 #[cfg(not(target_arch = "wasm32"))]
 pub use styles::{PHOTOGRAPH, STYLES, Style};
 pub use stylizer::{Progress, Stylizer};
+pub use weights::Content;

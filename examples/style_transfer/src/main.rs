@@ -24,7 +24,7 @@ struct Options {
     /// The painting to write: .png, .jpg or .jpeg
     #[arg(default_value = "stylized.png")]
     output: PathBuf,
-    /// An embedded style (see --list) or a file of weights that ends in .safetensors
+    /// An embedded style (see --list) or a file of weights (safetensors)
     #[arg(long, value_name = "NAME|FILE", default_value = STYLES[0].name)]
     style: String,
     #[command(flatten)]
@@ -122,7 +122,10 @@ fn run(options: &Options) -> Result<(), Failure> {
     let prepared = began.elapsed();
 
     let began = Instant::now();
-    let painting = paint(&mut stylizer, &picture).map_err(|e| failure(source, &e))?;
+    let painting = paint(&mut stylizer, &picture).map_err(|e| match e {
+        Error::NotFinite { .. } => failure(&style.name, &e),
+        _ => failure(source, &e),
+    })?;
     let painted = began.elapsed();
     let bytes = painting.encode(format).map_err(|e| failure(options.output.display(), &e))?;
     output.write(&bytes)?;
@@ -181,13 +184,17 @@ fn load_style(options: &Options) -> Result<Chosen, Failure> {
     Ok(Chosen { name, about, method: Method::Transformer(net) })
 }
 
-/// An embedded style by name, anything that ends in .safetensors from a file.
+/// An embedded style by name, or a file of weights, whatever it is called: what it is, its content says.
 fn load_net(style: &str) -> Result<TransformerNet, Failure> {
-    if !style.to_lowercase().ends_with(".safetensors") {
-        let named = Style::named(style).map_err(|e| Failure(e.to_string()))?;
-        return named.net().map_err(|e| failure(style, &e));
+    let path = Path::new(style);
+    match Style::named(style) {
+        Ok(named) => return named.net().map_err(|e| failure(style, &e)),
+        Err(unknown) if path.extension().is_none() && !path.exists() => {
+            return Err(Failure(unknown.to_string()));
+        }
+        Err(_) => {}
     }
-    let bytes = read_file(style.as_ref(), WEIGHTS_BYTES).map_err(|e| failure(style, &e))?;
+    let bytes = read_file(path, WEIGHTS_BYTES).map_err(|e| failure(style, &e))?;
     TransformerNet::from_safetensors(&bytes).map_err(|e| failure(style, &e))
 }
 

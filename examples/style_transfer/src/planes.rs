@@ -1,5 +1,6 @@
 //! Pictures as networks see them.
 
+use crate::error::Error;
 use crate::net::Size;
 
 /// Three colour planes (red, green, blue) of f32 in 0..255, as the network reads and writes them: an NCHW tensor
@@ -13,6 +14,24 @@ pub struct Planes {
 }
 
 impl Planes {
+    /// The same planes, unless a value is NaN or infinite, which has no colour.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the first such value.
+    pub(crate) fn finite(self, on_gpu: bool) -> Result<Planes, Error> {
+        let spoiled = |value: &f32| !value.is_finite();
+        let Some(first) = self.data.iter().position(spoiled) else { return Ok(self) };
+        let place = first % self.size.area();
+        Err(Error::NotFinite {
+            count: self.data.iter().filter(|value| spoiled(value)).count(),
+            total: self.data.len(),
+            value: self.data[first],
+            x: place % self.size.width,
+            y: place / self.size.width,
+            on_gpu,
+        })
+    }
+
     /// From red, green, blue, alpha of each pixel, as a browser's canvas has them; alpha is left out.
     ///
     /// # Panics

@@ -90,7 +90,8 @@ impl Stylizer {
     ///
     /// # Errors
     /// [`PictureError::TooSmall`] below [`SMALLEST_SIDE`], with AdaIn below [`ADAIN_SMALLEST_SIDE`];
-    /// [`crate::GpuError::TooLarge`] before anything runs if an activation exceeds the device's limits.
+    /// [`crate::GpuError::TooLarge`] before anything runs if an activation exceeds the device's limits;
+    /// [`Error::NotFinite`] if activations overflow.
     pub async fn run(
         &mut self,
         input: &Planes,
@@ -103,7 +104,7 @@ impl Stylizer {
                 let finished = |done, stage| progress(Progress { stage, done, total });
                 let shape = [1, 3, input.size.height, input.size.width];
                 let output = net.run(Tensor::from_slice(shape, &input.data)?, finished).await?;
-                Ok(Planes { size: size_of(&output), data: output.to_vec().await? })
+                Planes { size: size_of(&output), data: output.to_vec().await? }.finite(net.on_gpu())
             }
             Method::AdaIn(parts) => {
                 check_side(input.size, ADAIN_SMALLEST_SIDE)?;
@@ -118,7 +119,7 @@ impl Stylizer {
                 let later = |done, stage| finished(encoded + done, stage);
                 let output = decoder.run(styled, later).await?;
                 let data = output.to_vec().await?.iter().map(|value| 255.0 * value).collect();
-                Ok(Planes { size: size_of(&output), data })
+                Planes { size: size_of(&output), data }.finite(decoder.on_gpu())
             }
         }
     }
@@ -182,6 +183,7 @@ fn unit_tensor(planes: &Planes, size: Size) -> Result<Tensor<'static>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Stage;
     use crate::styles::STYLES;
     use crate::testing::{adain_net, gpu};
 
@@ -312,5 +314,90 @@ mod tests {
         let (picture, style) = (waves(16, 16, 3.0), waves(100, 15, 3.0));
         let message = towards(&style, &Context::host(), &picture, 1.0).unwrap_err().to_string();
         assert_eq!(message, "100x15 pixels are too few: each side needs at least 16");
+    }
+
+    /// Networks whose weights are finite and whose activations are not, or whose squares are not.
+    fn overflowing(context: &Context) -> Vec<(&'static str, Result<Planes, Error>)> {
+        let picture = waves(24, 20, 5.0).to_planes();
+        let style = waves(16, 16, 3.0).to_planes();
+        let scaled = |stage: usize, factor: f32| {
+            let mut net = STYLES[0].net().unwrap();
+            net.stages[stage].weight.iter_mut().for_each(|value| *value *= factor);
+            net
+        };
+        let transformer = |net: TransformerNet| {
+            pollster::block_on(async {
+                Stylizer::new(context, &net).await?.run(&picture, |_| {}).await
+            })
+        };
+        let towards = |change: fn(&mut AdaInNet)| {
+            let mut net = adain_net(8);
+            change(&mut net);
+            pollster::block_on(async {
+                let stylizer = Stylizer::adain_planes(context, &net, &style, 1.0).await;
+                stylizer?.run(&picture, |_| {}).await
+            })
+        };
+        vec![
+            ("first stage", transformer(scaled(0, 3e38))),
+            ("inside", transformer(scaled(4, 3e38))),
+            ("last stage", transformer(scaled(15, 3e38))),
+            (
+                "an encoder that pools",
+                towards(|net| net.encoder[2].weight.iter_mut().for_each(|value| *value *= 3e38)),
+            ),
+            (
+                "a decoder's inside",
+                towards(|net| net.decoder[3].weight.iter_mut().for_each(|value| *value *= 3e38)),
+            ),
+            (
+                "a decoder's end",
+                towards(|net| net.decoder[8].weight.iter_mut().for_each(|value| *value *= 3e38)),
+            ),
+        ]
+    }
+
+    #[test]
+    fn a_painting_that_is_not_finite_is_an_error_on_both_back_ends() {
+        for context in std::iter::once(Context::host()).chain(gpu()) {
+            for (name, painted) in overflowing(&context) {
+                let error = painted.err().unwrap_or_else(|| panic!("{name} on {context}: painted"));
+                let Error::NotFinite { count, total, value, x, y, .. } = error else {
+                    panic!("{name} on {context}: {error}");
+                };
+                assert!(count > 0 && count <= total && !value.is_finite(), "{name} on {context}");
+                assert!(x < 24 && y < 20, "{name} on {context}: {x}, {y}");
+            }
+        }
+    }
+
+    /// A norm takes out what scales its input, as long as the squares of that can be held: on the host always.
+    #[test]
+    fn a_painting_of_large_activations_is_right_or_an_error() {
+        let net = STYLES[0].net().unwrap();
+        // Whole tiles of the convolution kernel, none of whose sums is masked.
+        let picture = waves(32, 32, 5.0).to_planes();
+        let paint = |context: &Context, factor: f32| {
+            let mut net = net.clone();
+            let Stage { weight, bias, .. } = &mut net.stages[0];
+            weight.iter_mut().chain(bias).for_each(|v| *v *= factor);
+            pollster::block_on(async {
+                Stylizer::new(context, &net).await?.run(&picture, |_| {}).await
+            })
+        };
+        for context in std::iter::once(Context::host()).chain(gpu()) {
+            // eps is nothing beside activations of some hundreds.
+            let expected = paint(&context, 1e3).unwrap();
+            for factor in [1e6, 1e9, 1e12, 1e16, 1e18, 1e19, 1e22, 1e30] {
+                match paint(&context, factor) {
+                    Ok(painted) => {
+                        let difference = largest_difference(&painted, &expected);
+                        assert!(difference < 0.1, "{factor} on {context}: {difference}");
+                    }
+                    Err(Error::NotFinite { on_gpu: true, .. }) if factor > 1e11 => {}
+                    Err(error) => panic!("{factor} on {context}: {error}"),
+                }
+            }
+        }
     }
 }

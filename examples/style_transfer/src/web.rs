@@ -115,7 +115,9 @@ fn thrown(error: &Error) -> JsValue {
 fn code(error: &Error) -> &'static str {
     match error {
         Error::Picture(PictureError::TooSmall { .. }) => "too-small",
-        Error::Weights(_) | Error::Encoder(_) | Error::Decoder(_) => "weights",
+        Error::Weights(_) | Error::Encoder(_) | Error::Decoder(_) | Error::NotFinite { .. } => {
+            "weights"
+        }
         Error::Gpu(GpuError::TooLarge { .. }) => "too-large",
         Error::Gpu(GpuError::OutOfMemory) => "out-of-memory",
         Error::Norm(error) => match &**error {

@@ -1,5 +1,6 @@
 //! The program as a person meets it: what it writes, what it says, how it ends.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -373,7 +374,10 @@ fn adain_needs_its_networks_and_names_the_one_that_does_not_fit() {
         other => other,
     });
     let message = refused(folder.path(), &wrong);
-    for expected in ["encoder.safetensors: the decoder: tensor `conv41.weight`", "[8, 4, 3, 3]"] {
+    for expected in [
+        "encoder.safetensors: the decoder: the file holds AdaIn's encoder",
+        "of width 1, expected AdaIn's decoder",
+    ] {
         assert!(message.contains(expected), "{expected:?} is not in {message}");
     }
     assert!(!folder.path().join("out.png").exists(), "nothing is left behind");
@@ -399,6 +403,68 @@ fn tensors_that_do_not_fit_are_named_with_both_shapes() {
     {
         assert!(message.contains(expected), "{expected:?} is not in {message}");
     }
+}
+
+/// Whatever the file is called: what is in it is named, and what to do.
+#[test]
+fn styles_that_are_no_safetensors_are_named_with_the_way_out() {
+    let folder = folder();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
+    let checkpoint = b"PK\x03\x04\x14\0\0\0\x08\x08mosaic/data.pkl";
+    for (name, bytes, expected) in [
+        ("mosaic.pth", &checkpoint[..], "torch.load("),
+        ("mosaic", checkpoint, "torch.load("),
+        ("mosaic.safetensors", checkpoint, "torch.load("),
+        ("pointer.safetensors", pointer, "`git lfs pull`"),
+        ("page.SafeTensors", b"<!DOCTYPE html><html>", "a web page"),
+        ("empty.safetensors", b"", "an empty file"),
+    ] {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        let message = refused(folder.path(), &small(&["--style", name]));
+        assert!(message.starts_with(&format!("error: {name}: this is ")), "{message}");
+        assert!(message.contains(expected), "{message}");
+        assert!(!folder.path().join("stylized.png").exists(), "nothing is left behind");
+    }
+    // A checkpoint that is not there is a file that is not there, not an unknown style.
+    let message = refused(folder.path(), &small(&["--style", "other.pth"]));
+    assert!(message.starts_with("error: other.pth: ") && !message.contains("style"), "{message}");
+    // And weights are weights under any name.
+    std::fs::write(folder.path().join("own.bin"), weights("", &[])).unwrap();
+    painted(folder.path(), &small(&["--style", "own.bin"]), "stylized.png");
+}
+
+#[test]
+fn weights_that_are_not_finite_or_overflow_paint_nothing() {
+    let folder = folder();
+    let path = folder.path().join("own.safetensors");
+    let style = small(&["--style", "own.safetensors"]);
+    let spoil = |value: f32| {
+        let mut bytes = weights("", &[]);
+        let end = bytes.len() - 4;
+        bytes[end..].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        refused(folder.path(), &style)
+    };
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let message = spoil(value);
+        let expected = format!("own.safetensors: tensor `res5.in2.weight` holds {value} at [3]");
+        assert!(message.contains(&expected), "{message}");
+        assert!(!folder.path().join("stylized.png").exists(), "nothing is written");
+    }
+    // The bias of the last convolution: finite, and so large that a sum with it is not.
+    let mut shapes = BTreeMap::new();
+    for (name, view) in safetensors::SafeTensors::deserialize(&weights("", &[])).unwrap().iter() {
+        let value = if name.starts_with("deconv3") || name == "in5.bias" { f32::MAX } else { 0.0 };
+        let values = value.to_le_bytes().repeat(view.data().len() / 4);
+        shapes.insert(name.to_owned(), (view.shape().to_vec(), values));
+    }
+    let views = shapes.iter().map(|(name, (shape, values))| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), values).unwrap())
+    });
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let message = refused(folder.path(), &style);
+    assert!(message.contains("own.safetensors: the painting is not finite (1728 of its 1728 values are not, the first of them inf at x 0, y 0)"), "{message}");
+    assert!(!folder.path().join("stylized.png").exists(), "nothing is written");
 }
 
 #[test]

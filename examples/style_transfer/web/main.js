@@ -194,7 +194,7 @@ function explain(error) {
   if (painted) $("in-style").textContent = painted.style; // it still hangs
   const words = {
     "style-unreachable": `The style “${style}” could not be fetched (${error.message}).`,
-    weights: `The style “${style}” did not arrive whole: ${error.message}.`,
+    weights: `The style “${style}” cannot be used: ${error.message}.`,
     "out-of-memory": "The device has no memory left for this picture. Close other pages, or take a smaller one.",
     "no-gpu": `No WebGPU device here: ${error.message}. Without “backend=gpu” in the address the processor paints.`,
     crashed: `Painting broke off: ${error.message}.`,

@@ -58,9 +58,9 @@ impl Refusal {
             Error::from(ShapeError::Channels { layer, axis, expected, got })
         };
         let expect = case.expect.as_ref().ok_or("a case of values")?;
-        let deviates = deviates(&case.id);
-        match case.id.as_str() {
-            "check_zero_channels" => return Ok(Some(ConfigError::ZeroFeatures { layer }.into())),
+        let deviates = deviates(case);
+        match case.params.get("num_features").and_then(|n| n.as_u64()) {
+            Some(0) => return Ok(Some(ConfigError::ZeroFeatures { layer }.into())),
             // Accepted there.
             _ if deviates && expect.ok && shape.get(self.axis) != Some(&self.channels) => {
                 return Ok(Some(channels()));
@@ -92,8 +92,8 @@ impl Refusal {
             } else if says(&["not implemented for"]) {
                 // No tensor of these types can be made, so the refusal is at their name.
                 ConfigError::DType { name: case.dtype_name().to_owned() }.into()
-            } else if says(&["((1,3,1,1) vs"]) {
-                let (expected, got) = (got(), addend_shape(case).into());
+            } else if !addend_shape(case).is_empty() {
+                let (expected, got) = (got(), addend_shape(case).as_slice().into());
                 ShapeError::Operand { layer, operand: "addend", expected, got }.into()
             } else {
                 return Err(format!("no refusal known for {message:?}"));
@@ -102,9 +102,12 @@ impl Refusal {
     }
 }
 
-/// The one addend among these cases: of OneFlow's that it would have to spread.
-fn addend_shape(case: &Case) -> &'static [usize] {
-    if case.id == "of_check_fbn_broadcast_addend" { &[1, 3, 1, 1] } else { &[] }
+/// An addend of another shape than x, which OneFlow's message says: `((1,3,1,1) vs (2,3,4,4))`. Otherwise nothing.
+fn addend_shape(case: &Case) -> Vec<usize> {
+    let message = case.expect.as_ref().and_then(|expect| expect.message.as_deref());
+    let addend = message.and_then(|message| message.strip_prefix("((")?.split_once(") vs ("));
+    let sides = addend.map(|(addend, _)| addend.split(',').map(str::parse).collect());
+    sides.and_then(Result::ok).unwrap_or_default()
 }
 
 /// The input: nearly normal, or what the case is about.
@@ -134,7 +137,8 @@ pub async fn call(
     let addend = addend_shape(case);
     if !addend.is_empty() {
         let values = vec![0.5; addend.iter().product()];
-        extras = extras.with_addend(&data::place(context, addend, dtype, order, &values)?);
+        extras =
+            extras.with_addend(&data::place(context, addend.as_slice(), dtype, order, &values)?);
     }
     let before = subject.state().await?;
     let y = subject.layer.forward_with(context, &x, &extras, mode)?;
@@ -164,7 +168,7 @@ pub async fn call(
         ..Norm::new(subject.kind, layout.logical())
     };
     // Values are of batch statistics.
-    if let (Some(expect), Source::Batch, false) = (&case.expect, norm.source, deviates(&case.id))
+    if let (Some(expect), Source::Batch, false) = (&case.expect, norm.source, deviates(case))
         && let Err(wrong) = expect.same_values(&got)
     {
         return Ok(Err(wrong));

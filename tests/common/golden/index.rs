@@ -14,6 +14,8 @@ use wgnorm::{DType, StateDict, StateValue};
 
 /// A golden directory, all of it in memory.
 pub struct Golden {
+    /// Whether these are the repository's own vectors, which have a case of every kind that there is.
+    pub own: bool,
     pub cases: Vec<Case>,
     pub formula_check: FormulaCheck,
     files: BTreeMap<String, SafeTensors<'static>>,
@@ -59,6 +61,8 @@ pub struct Case {
     pub state_dict: Option<String>,
     /// What a network does, one after the other.
     pub phases: Option<Vec<String>>,
+    /// A network's layers: name, class, settings as PyTorch prints them.
+    pub layers: Option<Vec<[String; 3]>>,
     /// Of all of a network's values.
     pub tol: Option<Value>,
     /// The stored parameters are the defaults.
@@ -127,29 +131,35 @@ pub struct Expect {
     pub output_shape: Option<Vec<usize>>,
     /// Elements, or a word about them.
     pub value: Option<Value>,
+    /// A word about running statistics that are spoiled.
+    pub running_mean_becomes: Option<String>,
+}
+
+/// The repository's vectors.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn own_directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 /// `WGNORM_GOLDEN_DIR`, or the repository's.
 #[cfg(not(target_arch = "wasm32"))]
 pub fn directory() -> PathBuf {
-    match std::env::var_os("WGNORM_GOLDEN_DIR") {
-        Some(directory) => directory.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
-    }
+    std::env::var_os("WGNORM_GOLDEN_DIR").map_or_else(own_directory, PathBuf::from)
 }
 
 impl Golden {
     #[cfg(not(target_arch = "wasm32"))]
     pub fn load(directory: &Path) -> Result<Golden, String> {
-        Golden::read(|name| {
+        let golden = Golden::read(|name| {
             let path = directory.join(name);
             let bytes = std::fs::read(&path);
             // Read once per process, so that the parsed headers can borrow it for good.
             bytes.map(|bytes| &*bytes.leak()).map_err(|e| format!("{}: {e}", path.display()))
-        })
+        })?;
+        Ok(Golden { own: directory == own_directory(), ..golden })
     }
 
-    /// What `read` gives for the files' names.
+    /// What `read` gives for the files' names: the repository's own.
     pub fn read(read: impl Fn(&str) -> Result<&'static [u8], String>) -> Result<Golden, String> {
         let index: Index = serde_json::from_slice(read("index.json")?)
             .map_err(|error| format!("index.json: {error}"))?;
@@ -162,7 +172,7 @@ impl Golden {
                 files.insert(name.clone(), file);
             }
         }
-        Ok(Golden { cases: index.cases, formula_check: index.formula_check, files })
+        Ok(Golden { own: true, cases: index.cases, formula_check: index.formula_check, files })
     }
 
     pub fn case(&self, id: &str) -> Result<&Case, String> {
@@ -280,6 +290,19 @@ impl Case {
     /// Of x and y; float32 where nothing is said.
     pub fn dtype_name(&self) -> &str {
         self.dtype.as_deref().unwrap_or("float32")
+    }
+
+    /// What of the case nothing here knows. It would be left out in silence, or taken for something else.
+    pub fn unknown(&self) -> Option<String> {
+        let known = |what: &str, value: Option<&str>, known: &[&str]| {
+            let value = value.filter(|value| !known.contains(value))?;
+            Some(format!("{what} {value} is unknown"))
+        };
+        let layout = self.layout.as_deref().filter(|layout| !layout.starts_with("channel axis "));
+        let floats = ["float16", "bfloat16", "float32", "float64"];
+        known("layout", layout, &["nchw", "nhwc"])
+            .or(known("tier", Some(&self.tier), &["core", "stretch"]))
+            .or(known("parameter type", self.param_dtype.as_deref(), &floats))
     }
 
     /// Of parameters and running statistics.

@@ -33,12 +33,11 @@ pub type Given<'a> = &'a dyn Fn(&str, Vec<f64>) -> Result<Vec<f64>, String>;
 
 /// Everything but the norms.
 pub struct Graph {
-    /// Of the convolutions and the linear layer.
-    parameters: Values,
-    /// N, C, H, W behind the first convolution.
-    pub shape: [usize; 4],
-    colors: usize,
-    outputs: usize,
+    /// Of the convolutions and the linear layer, with their shapes.
+    parameters: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
+    pub samples: usize,
+    /// Height and width of the maps.
+    pub space: [usize; 2],
     /// What every leaf's output is rounded to.
     stored: DType,
 }
@@ -51,29 +50,43 @@ pub struct Pass {
 
 impl Graph {
     pub fn load(golden: &Golden, file: &str, x: &[usize], stored: DType) -> Result<Graph, String> {
-        let mut parameters = Values::new();
-        for leaf in ["stem", "block.0", "block.3", "head.2"] {
-            for name in [format!("{leaf}.weight"), format!("{leaf}.bias")] {
+        let mut parameters = BTreeMap::new();
+        let [samples, mut channels, h, w] = *x else { return Err("x is not NCHW".into()) };
+        let trunk = ["stem", "block.0", "block.3", "head.2"];
+        for leaf in trunk {
+            for part in ["weight", "bias"] {
+                let name = format!("{leaf}.{part}");
                 if golden.file(file)?.names().contains(&&*name) {
-                    parameters.insert(name.clone(), golden.values(file, &name)?);
+                    let shape = golden.tensor(file, &name)?.shape().to_vec();
+                    parameters.insert(name.clone(), (shape, golden.values(file, &name)?));
                 }
             }
+            // Each reads what the one before wrote.
+            let weight = parameters.get(&format!("{leaf}.weight")).ok_or(format!("no {leaf}"))?;
+            channels = match weight.0[..] {
+                [outputs, inputs, height, width] if inputs == channels && height == width => {
+                    outputs
+                }
+                [outputs, inputs] if inputs == channels => outputs,
+                ref shape => {
+                    return Err(format!("{leaf} of shape {shape:?} reads {channels} channels"));
+                }
+            };
         }
-        let [n, colors, h, w] = *x else { return Err("x is not NCHW".into()) };
-        let (c, outputs) = (parameters["stem.bias"].len(), parameters["head.2.bias"].len());
-        Ok(Graph { parameters, shape: [n, c, h, w], colors, outputs, stored })
+        if parameters["stem.weight"].0[0] != parameters["block.3.weight"].0[0] {
+            return Err("what is added has other channels".into());
+        }
+        Ok(Graph { parameters, samples, space: [h, w], stored })
     }
 
     fn conv(&self, leaf: &str) -> Conv<'_> {
-        let [n, c, h, w] = self.shape;
-        let inputs = if leaf == "stem" { self.colors } else { c };
-        let side = if leaf == "block.3" { 1 } else { 3 };
-        let weight = &self.parameters[&format!("{leaf}.weight")];
-        Conv { n, inputs, outputs: c, h, w, side, weight }
+        let (shape, weight) = &self.parameters[&format!("{leaf}.weight")];
+        let (n, [h, w]) = (self.samples, self.space);
+        Conv { n, inputs: shape[1], outputs: shape[0], h, w, side: shape[2], weight }
     }
 
     fn bias(&self, leaf: &str) -> Option<&[f64]> {
-        self.parameters.get(&format!("{leaf}.bias")).map(Vec::as_slice)
+        self.parameters.get(&format!("{leaf}.bias")).map(|(_, values)| values.as_slice())
     }
 
     /// Every leaf's input and output, and the result.
@@ -109,7 +122,7 @@ impl Graph {
         // The skip as block.0 was given it.
         let skip = given("block.0", skip)?;
         let norm2 = leaf("norm2", d.iter().zip(&skip).map(|(a, b)| a + b).collect())?;
-        let [_, _, h, w] = self.shape;
+        let [h, w] = self.space;
         let squares = |plane: &[f64]| plane.iter().map(|v| v * v).sum::<f64>() / plane.len() as f64;
         d = norm2.chunks(h * w).map(squares).collect();
         for name in ["head.0", "head.1", "head.2"] {
@@ -130,7 +143,8 @@ impl Graph {
                 "head.2" => self.linear_backward(x, dy),
                 norm => norms.backward(norm, dy)?,
             };
-            let has_bias = !matches!(name, "block.0");
+            let is_conv = matches!(name, "stem" | "block.0" | "block.3");
+            let has_bias = !is_conv || self.bias(name).is_some();
             for (part, gradient) in [("weight", dweight), ("bias", dbias.filter(|_| has_bias))] {
                 if let Some(gradient) = gradient {
                     gradients.insert(format!("grad.{name}.{part}"), gradient);
@@ -143,7 +157,7 @@ impl Graph {
             d = back(name, &d)?;
         }
         // Through the mean of squares.
-        let positions = self.shape[2] * self.shape[3];
+        let positions = self.space[0] * self.space[1];
         let of_square = |(i, v): (usize, &f64)| 2.0 * v * d[i / positions] / positions as f64;
         let d: Vec<f64> = pass.leaves["norm2.out"].iter().enumerate().map(of_square).collect();
         let dsum = back("norm2", &d)?;
@@ -160,11 +174,11 @@ impl Graph {
     }
 
     fn linear(&self, x: &[f64]) -> Vec<f64> {
-        let (weight, bias) = (&self.parameters["head.2.weight"], &self.parameters["head.2.bias"]);
-        let features = self.shape[1];
+        let (shape, weight) = &self.parameters["head.2.weight"];
+        let bias = self.bias("head.2").map_or_else(|| vec![0.0; shape[0]], <[f64]>::to_vec);
         let mut out = Vec::new();
-        for row in x.chunks(features) {
-            for (weights, bias) in weight.chunks(features).zip(bias) {
+        for row in x.chunks(shape[1]) {
+            for (weights, bias) in weight.chunks(shape[1]).zip(&bias) {
                 out.push(bias + row.iter().zip(weights).map(|(x, w)| x * w).sum::<f64>());
             }
         }
@@ -172,8 +186,8 @@ impl Graph {
     }
 
     fn linear_backward(&self, x: &[f64], dy: &[f64]) -> Gradients {
-        let weight = &self.parameters["head.2.weight"];
-        let (features, outputs) = (self.shape[1], self.outputs);
+        let (shape, weight) = &self.parameters["head.2.weight"];
+        let (outputs, features) = (shape[0], shape[1]);
         let mut dx = vec![0.0; x.len()];
         let mut dweight = vec![0.0; weight.len()];
         let mut dbias = vec![0.0; outputs];
@@ -185,7 +199,8 @@ impl Graph {
                 dx[row * features + feature] += dy * weight[output * features + feature];
             }
         }
-        Gradients { dx, dweight: Some(dweight), dbias: Some(dbias) }
+        let dbias = self.bias("head.2").map(|_| dbias);
+        Gradients { dx, dweight: Some(dweight), dbias }
     }
 }
 

@@ -1,16 +1,18 @@
-//! That the inputs are what the golden set means, and that the comparison can fail.
+//! That the inputs are what the golden set means, and that the comparison can fail. The cases for that are taken from
+//! the folder under test, whatever is in it; what it has no case for is told, and is a failure in the repository's own.
 
 use super::behaviour::{self, Refusal};
 use super::compare::{EXCEPTIONS, Wanted};
-use super::index::Golden;
-use super::instance_norm::OVERFLOW_ON_GPU;
+use super::index::{Case, Expected, Golden};
+use super::instance_norm::{OVERFLOW_ON_GPU, overflows_on_gpu};
 use super::values::{Outputs, Pass, compare};
-use super::{DEVIATIONS, Run, network, runner};
+use super::{DEVIATIONS, Run, deviates, network, runner};
 use crate::common::random;
 use std::collections::BTreeSet;
 use wgnorm::{Context, ShapeError};
 
-pub type SelfTest = fn(&Golden) -> Result<(), String>;
+/// What is wrong, or what there was no case for.
+pub type SelfTest = fn(&Golden) -> Result<Vec<String>, String>;
 
 pub const ALL: [(&str, SelfTest); 8] = [
     ("self/formula_check", formula_check),
@@ -23,7 +25,19 @@ pub const ALL: [(&str, SelfTest); 8] = [
     ("self/perturbed_network_is_seen", network::perturbed_values_are_seen),
 ];
 
-fn formula_check(golden: &Golden) -> Result<(), String> {
+/// Runs one, and tells what it skipped.
+pub fn run(golden: &Golden, name: &str, test: SelfTest) -> Result<(), String> {
+    let skipped = test(golden)?;
+    for what in &skipped {
+        println!("golden: {name} SKIPPED: no case of {what}");
+    }
+    if golden.own && !skipped.is_empty() {
+        return Err(format!("the repository's vectors have no case of {}", skipped.join(", ")));
+    }
+    Ok(())
+}
+
+fn formula_check(golden: &Golden) -> Result<Vec<String>, String> {
     let check = &golden.formula_check;
     for (name, want, got) in [
         ("uniform", &check.uniform, random::uniform(check.uniform.len(), check.seed, 1.0, 0.0)),
@@ -34,11 +48,11 @@ fn formula_check(golden: &Golden) -> Result<(), String> {
             return Err(format!("{name} starts with {got:?}, expected {want:?}"));
         }
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// Of every element type and memory order that has both.
-fn formulas_equal_stored_tensors(golden: &Golden) -> Result<(), String> {
+fn formulas_equal_stored_tensors(golden: &Golden) -> Result<Vec<String>, String> {
     let mut kinds = BTreeSet::new();
     for case in &golden.cases {
         for (name, input) in &case.inputs {
@@ -51,47 +65,88 @@ fn formulas_equal_stored_tensors(golden: &Golden) -> Result<(), String> {
             kinds.insert((input.dtype()?.to_string(), case.is_nhwc()));
         }
     }
-    let wanted = ["bfloat16", "float16", "float32", "float64"].map(|dtype| (dtype.into(), false));
-    let wanted: BTreeSet<_> = wanted.into_iter().chain([("float32".into(), true)]).collect();
-    if kinds == wanted { Ok(()) } else { Err(format!("compared {kinds:?}")) }
+    let wanted = ["bfloat16", "float16", "float32", "float64"].map(|dtype| (dtype, false));
+    let wanted = wanted.into_iter().chain([("float32", true)]);
+    let missing = wanted.filter(|&(dtype, nhwc)| !kinds.contains(&(dtype.to_owned(), nhwc)));
+    let told = |(dtype, nhwc)| format!("a stored tensor with its formula: {dtype}, nhwc {nhwc}");
+    Ok(missing.map(told).collect())
 }
 
-/// A table that names no case would excuse nothing and say it does.
-fn tables_name_cases(golden: &Golden) -> Result<(), String> {
-    let exceptions = EXCEPTIONS.iter().map(|exception| exception.case);
-    let deviations = DEVIATIONS.into_iter().map(|(id, _)| id);
-    let mut names = deviations.chain(OVERFLOW_ON_GPU).chain(exceptions);
-    names.try_for_each(|id| golden.case(id).map(|_| ()))
-}
-
-fn every_case_has_a_runner(golden: &Golden) -> Result<(), String> {
-    match golden.cases.iter().find(|case| runner(&case.op).is_none()) {
-        Some(case) => Err(format!("{} is of op {}", case.id, case.op)),
-        None if golden.cases.is_empty() => Err("no cases".into()),
-        None => Ok(()),
+/// A table that names no case would excuse nothing and say it does. In another folder the names are others; what they are
+/// names for is told from the cases themselves, which must be the tables' in the repository's own.
+fn tables_name_cases(golden: &Golden) -> Result<Vec<String>, String> {
+    if !golden.own {
+        return Ok(Vec::new());
     }
+    EXCEPTIONS.iter().try_for_each(|exception| golden.case(exception.case).map(|_| ()))?;
+    let told = |is: &dyn Fn(&Case) -> bool| {
+        let cases = golden.cases.iter().filter(|case| is(case));
+        cases.map(|case| case.id.as_str()).collect::<BTreeSet<_>>()
+    };
+    let deviations = DEVIATIONS.into_iter().map(|(id, _)| id).collect();
+    let overflows = OVERFLOW_ON_GPU.into_iter().collect();
+    for (told, table) in
+        [(told(&deviates), deviations), (told(&|case| overflows_on_gpu(golden, case)), overflows)]
+    {
+        if told != table {
+            let off: Vec<_> = told.symmetric_difference(&table).collect();
+            return Err(format!("either told or in the table, not both: {off:?}"));
+        }
+    }
+    Ok(Vec::new())
 }
 
-/// Of every kind of expected tensor: with a stored truth, without, sampled, special values, 16-bit,
-/// f64.
-fn perturbed_value_is_seen(golden: &Golden) -> Result<(), String> {
+fn every_case_has_a_runner(golden: &Golden) -> Result<Vec<String>, String> {
+    if let Some(case) = golden.cases.iter().find(|case| runner(&case.op).is_none()) {
+        return Err(format!("{} is of op {}, which is unknown", case.id, case.op));
+    }
+    if let Some((id, what)) = golden.cases.iter().find_map(|c| Some((&c.id, c.unknown()?))) {
+        return Err(format!("{id}: {what}"));
+    }
+    if golden.cases.is_empty() { Err("no cases".into()) } else { Ok(Vec::new()) }
+}
+
+/// An expected tensor of a kind that is compared in its own way.
+type IsKind = fn(&Case, &str, &Expected) -> bool;
+
+/// With a stored truth, without, sampled, special values, 16-bit, f64, of every op and memory order.
+const KINDS: [(&str, IsKind); 13] = [
+    ("y without a stored truth", |c, n, e| n == "y" && plain(c) && e.truth_f64.is_none()),
+    ("y with a stored truth", |c, n, e| n == "y" && plain(c) && e.truth_f64.is_some()),
+    ("y that is wrong in the recorded system", |_, n, e| n == "y" && e.prefer.is_some()),
+    ("a running statistic", |_, n, _| n.starts_with("running_mean_out")),
+    ("a sampled y", |_, n, e| n == "y" && e.sample_index.is_some()),
+    ("a sampled gradient", |_, n, e| n == "dx" && e.sample_index.is_some()),
+    ("y of an input with NaN", |c, n, _| n == "y" && c.id.contains("nan")),
+    ("y in float16", |c, n, _| n == "y" && c.dtype_name() == "float16"),
+    ("a gradient in bfloat16", |c, n, _| n == "dx" && c.dtype_name() == "bfloat16"),
+    ("a parameter's gradient in float64", |c, n, _| n == "dgamma" && c.dtype_name() == "float64"),
+    ("an addend's gradient in channels last", |c, n, _| n == "daddend" && c.is_nhwc()),
+    ("the gradient of a bank of styles", |_, n, _| n == "dgamma_table"),
+    ("a style's gradient", |_, n, _| n == "dstyle"),
+];
+
+/// Stored as a whole, in f32.
+fn plain(case: &Case) -> bool {
+    let whole = case.expected.values().all(|expected| expected.sample_index.is_none());
+    whole && case.dtype_name() == "float32" && !case.is_nhwc()
+}
+
+/// Of every one of [`KINDS`], in the first case that has it.
+fn perturbed_value_is_seen(golden: &Golden) -> Result<Vec<String>, String> {
     let context = &Context::host();
-    for (id, name) in [
-        ("in2d_aff_track_train", "y"),
-        ("in2d_aff_track_train", "running_mean_out"),
-        ("in2d_eps_1", "y"),
-        ("in2d_offset_10000_std_1", "y"),
-        ("in2d_large_1x3x224x224_off0", "y"),
-        ("in2d_large_1x3x224x224_off0", "dx"),
-        ("in2d_nan1", "y"),
-        ("in2d_float16_same", "y"),
-        ("in2d_bfloat16_f32params", "dx"),
-        ("gn_float64", "dgamma"),
-        ("nhwc_fused_2x3x5x4_train", "daddend"),
-        ("cin_2x3x5x4", "dgamma_table"),
-        ("adain_style_3x4x9", "dstyle"),
-    ] {
-        let run = Run { golden, case: golden.case(id)?, context };
+    let mut missing = Vec::new();
+    for (kind, is_kind) in KINDS {
+        let cases = golden.cases.iter().filter(|case| case.tier == "core");
+        let mut named = cases.flat_map(|case| {
+            let names = case.expected.iter().filter(|(name, e)| is_kind(case, name, e));
+            names.map(move |(name, _)| (case, name.as_str()))
+        });
+        let Some((case, name)) = named.next() else {
+            missing.push(kind.to_owned());
+            continue;
+        };
+        let (id, run) = (&case.id, Run { golden, case, context });
         let mut wanted = Wanted::load(&run, name)?;
         let mut got: Vec<f64> = vec![0.0; run.expected(name)?.shape.iter().flatten().product()];
         for (i, &want) in wanted.values.iter().enumerate() {
@@ -104,7 +159,7 @@ fn perturbed_value_is_seen(golden: &Golden) -> Result<(), String> {
             let want = wanted.values[i];
             // A finite value becomes wrong by three bounds, then infinite, then NaN; NaN finite.
             for wrong in [want + 3.0 * wanted.bound(want), f64::INFINITY, f64::NAN, 1e9] {
-                if wrong.is_nan() && want.is_nan() {
+                if wrong == want || wrong.is_nan() && want.is_nan() {
                     continue;
                 }
                 wanted.values[i] = wrong;
@@ -118,13 +173,17 @@ fn perturbed_value_is_seen(golden: &Golden) -> Result<(), String> {
             return Err(format!("{id}: a missing value passes"));
         }
     }
-    stats_are_seen(golden)
+    missing.extend(stats_are_seen(golden)?);
+    Ok(missing)
 }
 
 /// A large output whose sampled elements are right and whose others are not.
-fn stats_are_seen(golden: &Golden) -> Result<(), String> {
-    let (id, context) = ("in2d_large_1x3x224x224_off0", &Context::host());
-    let run = Run { golden, case: golden.case(id)?, context };
+fn stats_are_seen(golden: &Golden) -> Result<Option<String>, String> {
+    let sampled = |case: &&Case| case.expected.get("y").is_some_and(|y| y.stats.is_some());
+    let Some(case) = golden.cases.iter().find(sampled) else {
+        return Ok(Some("a sampled y with its sums".to_owned()));
+    };
+    let run = Run { golden, case, context: &Context::host() };
     let wanted = Wanted::load(&run, "y")?;
     let mut got = vec![0.0; run.expected("y")?.shape.iter().flatten().product()];
     for (&at, &want) in wanted.sampled.iter().flatten().zip(&wanted.values) {
@@ -132,19 +191,19 @@ fn stats_are_seen(golden: &Golden) -> Result<(), String> {
     }
     match wanted.check(&got) {
         Ok(_) => Err("an output right only where it is sampled passes".into()),
-        Err(_) => Ok(()),
+        Err(_) => Ok(None),
     }
 }
 
 /// Outputs as recorded pass; with one of them off, missing, or counted wrong they do not, whatever
 /// its name.
-fn perturbed_output_of_any_name_is_seen(golden: &Golden) -> Result<(), String> {
+fn perturbed_output_of_any_name_is_seen(golden: &Golden) -> Result<Vec<String>, String> {
     let context = &Context::host();
     let mut seen = BTreeSet::new();
     for case in golden.cases.iter().filter(|case| case.tier == "core") {
         let run = Run { golden, case, context };
         // One case of each name and step will do.
-        if case.expected.keys().all(|name| seen.contains(name)) || super::deviates(&case.id) {
+        if case.expected.keys().all(|name| seen.contains(name)) || deviates(case) {
             continue;
         }
         let mut outputs = Outputs::default();
@@ -187,29 +246,43 @@ fn perturbed_output_of_any_name_is_seen(golden: &Golden) -> Result<(), String> {
             seen.insert(name);
         }
     }
-    for name in ["y", "dx", "dgamma", "dbeta", "daddend", "dstyle", "dgamma_table", "dbeta_table"] {
-        if !seen.iter().any(|seen| *seen == name) {
-            return Err(format!("{name} was in no case"));
-        }
-    }
-    Ok(())
+    let names = ["y", "dx", "dgamma", "dbeta", "daddend", "dstyle", "dgamma_table", "dbeta_table"];
+    let unseen = names.into_iter().filter(|name| !seen.iter().any(|seen| *seen == name));
+    Ok(unseen.map(|name| format!("an output {name} that is stored as a whole")).collect())
 }
 
 /// Another variant, other numbers, or no error at all.
-fn wrong_error_is_seen(golden: &Golden) -> Result<(), String> {
+fn wrong_error_is_seen(golden: &Golden) -> Result<Vec<String>, String> {
+    let refused = |part: &str| {
+        let says = |case: &&Case| {
+            let message = case.expect.as_ref().and_then(|expect| expect.message.as_deref());
+            let of_2d =
+                case.op == "instance_norm" && case.shape.as_ref().is_some_and(|s| s.len() == 4);
+            of_2d && message.is_some_and(|message| message.contains(part))
+        };
+        golden.cases.iter().find(says)
+    };
+    let (Some(other_channels), Some(one_value)) =
+        (refused("to match num_features"), refused("more than 1 spatial element"))
+    else {
+        return Ok(vec!["refused channels, and of a refused single value".to_owned()]);
+    };
+    let features = other_channels.params.get("num_features").and_then(|n| n.as_u64());
+    let expected = features.ok_or("no num_features")? as usize;
+    let found = other_channels.shape()?[1];
     let layer = "InstanceNorm2d";
-    let refusal = Refusal { layer, ranks: "", axis: 1, channels: 3, own: Vec::new() };
-    let of = |id: &str| refusal.of(golden.case(id)?)?.ok_or(format!("{id} is not refused"));
-    let channels = |got| ShapeError::Channels { layer, axis: 1, expected: 3, got }.into();
-    behaviour::same_refusal(Err(of("check_channels_affine")?), &channels(7))?;
+    let refusal = Refusal { layer, ranks: "", axis: 1, channels: expected, own: Vec::new() };
+    let of = |case: &Case| refusal.of(case)?.ok_or(format!("{} is not refused", case.id));
+    let channels = |got| ShapeError::Channels { layer, axis: 1, expected, got }.into();
+    behaviour::same_refusal(Err(of(other_channels)?), &channels(found))?;
     for (got, wrong) in [
-        (Err(of("check_hw1_train")?), channels(7)),
-        (Err(of("check_channels_affine")?), channels(8)),
-        (Ok(()), channels(7)),
+        (Err(of(one_value)?), channels(found)),
+        (Err(of(other_channels)?), channels(found + 1)),
+        (Ok(()), channels(found)),
     ] {
         if behaviour::same_refusal(got.clone(), &wrong).is_ok() {
             return Err(format!("{got:?} passes for {wrong:?}"));
         }
     }
-    Ok(())
+    Ok(Vec::new())
 }

@@ -71,10 +71,17 @@ fn begin(position: vec4<u32>) -> vec4<i32> {
     return vec4<i32>(position * STRIDE) - i32(KERNEL / 2u);
 }
 
+// NaN stays NaN (`max` may drop it), told by its bits (drivers may assume that there is none): a spoiled picture must
+// not look like a black one.
+fn relu(v: vec4<f32>) -> vec4<f32> {
+    let nan = (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    return select(max(v, vec4<f32>(0.0)), v, nan);
+}
+
 fn store(channel: u32, pixel: u32, sum: vec4<f32>) {
     if (pixel < shape.out_pixels) {
         var value = sum;
-        if (RELU == 1u) { value = max(sum, vec4<f32>(0.0)); }
+        if (RELU == 1u) { value = relu(sum); }
         let at = channel * shape.out_pixels + pixel;
         if (channel < shape.out_channels) { y[at] = value.x; }
         if (channel + 1u < shape.out_channels) { y[at + shape.out_pixels] = value.y; }
@@ -106,6 +113,13 @@ fn of_lane(
     return Moments(n, mean, m2);
 }
 
+// m2, or NaN where moments that are merged with others may overflow: the norm would take an infinite variance for a flat
+// plane, and paint that. (Of 2^28 pixels with means of 1e14 and tiles with m2 of 1e30 the sums stay below 1e37.)
+fn held(mean: f32, m2: f32) -> f32 {
+    let bits = bitcast<u32>(m2);
+    return bitcast<f32>(select(bits | 0x7fc00000u, bits, abs(mean) < 1e14 && m2 < 1e30));
+}
+
 // Merges the moments of the lanes that have the same channels (Chan, Golub, LeVeque) and writes them. All lanes call it.
 fn write_moments(own: Moments, lane: u32, lane_p: u32, channel: u32, part: u32) {
     patches[lane] = own.mean;
@@ -127,8 +141,10 @@ fn write_moments(own: Moments, lane: u32, lane_p: u32, channel: u32, part: u32) 
     workgroupBarrier();
     if (lane_p < 4u && channel + lane_p < shape.out_channels) {
         let first = lane - lane_p;
+        let mean = patches[first][lane_p];
+        let m2 = patches[LANES + first][lane_p];
         moments[(channel + lane_p) * shape.parts + part] =
-            vec4<f32>(patches[2u * LANES + first].x, patches[first][lane_p], 0.0, patches[LANES + first][lane_p]);
+            vec4<f32>(patches[2u * LANES + first].x, mean, 0.0, held(mean, m2));
     }
     workgroupBarrier(); // the arrays may be written again
 }

@@ -1,4 +1,4 @@
-// pool: of each 2x2 elements of a plane the largest; a last odd row or column is left out.
+// pool: of each 2x2 elements of a plane the largest, NaN if one is; a last odd row or column is left out.
 // Grid: x columns of the output, y its rows, z planes.
 // host twin: src/host.rs
 
@@ -11,6 +11,15 @@ struct Shape {
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
+fn is_nan(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// NaN if one of them is, by its bits: `max` may drop it.
+fn largest(a: f32, b: f32) -> f32 {
+    return select(select(max(a, b), b, is_nan(b)), a, is_nan(a));
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let height = shape.in_height / 2u;
@@ -18,6 +27,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (id.x < width) {
         let top = (id.z * shape.in_height + 2u * id.y) * shape.in_width + 2u * id.x;
         let bottom = top + shape.in_width;
-        y[(id.z * height + id.y) * width + id.x] = max(max(x[top], x[top + 1u]), max(x[bottom], x[bottom + 1u]));
+        y[(id.z * height + id.y) * width + id.x] =
+            largest(largest(x[top], x[top + 1u]), largest(x[bottom], x[bottom + 1u]));
     }
 }

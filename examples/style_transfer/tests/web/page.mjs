@@ -761,7 +761,8 @@ test("a_style_that_is_none", () =>
     await page.context().route("**/styles/ink.safetensors", (route) => route.fulfill({ body: "no weights" }));
     await page.check("input[value=ink]", { force: true });
     await state(page, "failed");
-    check((await status(page)).includes("did not arrive whole"), await status(page));
+    const words = "The style “ink” cannot be used: this is a text that begins “no weights”, not a safetensors file";
+    check((await status(page)).includes(words), await status(page));
     await page.context().unroute("**/styles/ink.safetensors");
     await page.click("#retry");
     await painted(page);
