@@ -30,9 +30,9 @@ impl Wish {
 
     /// The adapters to try, the best first.
     fn choose(&self, adapters: &[wgpu::Adapter]) -> Result<Vec<wgpu::Adapter>, OpenError> {
-        let lower = self.label.as_ref().map(|wanted| wanted.to_lowercase());
+        let lower = self.label.as_ref().map(|wanted| wanted.to_ascii_lowercase());
         let suits = |info: &wgpu::AdapterInfo| match &lower {
-            Some(wanted) => label(info).to_lowercase().contains(wanted),
+            Some(wanted) => label(info).to_ascii_lowercase().contains(wanted),
             None => self.software || info.device_type != wgpu::DeviceType::Cpu,
         };
         let chosen = adapters.iter().filter(|adapter| suits(&adapter.get_info()));
