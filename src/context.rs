@@ -102,8 +102,8 @@ impl Context {
     /// No window is needed, and no connection to a display server is made. wgpu's variable `WGPU_BACKEND` restricts the
     /// back ends (`vulkan`, `metal`, `dx12`, `gl`, or several, separated by commas).
     ///
-    /// In JavaScript, WebGPU is used in windows and in dedicated, shared and service workers. Every other scope (that of
-    /// Node, of Deno's main thread, of a worklet) gets the host, with the reason [`OpenError::NoWebGpu`].
+    /// In JavaScript, WebGPU is used in windows, in dedicated, shared and service workers, and in Deno. Every other scope
+    /// (Node's, a worklet's) gets the host, with the reason [`OpenError::NoWebGpu`].
     pub async fn open() -> Self {
         match Self::open_with(&ContextOptions::default()).await {
             Ok(context) => context,

@@ -374,7 +374,8 @@ pub enum OpenError {
         /// The back ends compiled in, as the variable would name them.
         found: Vec<&'static str>,
     },
-    /// A scope of JavaScript in which WebGPU cannot be asked for: that of Node or of a worklet, or a browser without it.
+    /// A scope of JavaScript in which WebGPU cannot be asked for: Node's, a worklet's, an insecure page's, or that of a
+    /// browser without it.
     #[error("no WebGPU: {lacks}")]
     NoWebGpu {
         /// What the scope lacks.

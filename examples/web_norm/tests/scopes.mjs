@@ -2,10 +2,13 @@
 import { execFile } from "node:child_process";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
-import { browser, serve } from "../../style_transfer/tests/web/browser.mjs";
+import { browser, modules, serve } from "../../style_transfer/tests/web/browser.mjs";
 
+/** Milliseconds until a promise is taken for one that never settles. */
+const LIMIT = 60_000;
 const ABSENT = "host: no WebGPU: this scope has no navigator.gpu";
 const ELSEWHERE = "host: no WebGPU: wgpu uses navigator.gpu in a window or a worker, and this scope is neither";
 const NONE = "host: the browser offers no GPU";
@@ -26,8 +29,9 @@ export default async function normalize(wasm) {
   const norm = await InstanceNorm.open(2, 0);
   const y = await norm.forward(x, [1, 2, 2]);
   const wanted = InstanceNorm.open(2, 0, "gpu").then((norm) => norm.forward(x, [1, 2, 2]));
-  const gpu = await wanted.then((y) => y.join(), (error) => error.code);
-  return [norm.backend, y.join(), gpu].join(" | ");
+  const rounded = (y) => Array.from(y, (v) => Math.round(v * 1e5) / 1e5).join();
+  const gpu = await wanted.then(rounded, (error) => error.code);
+  return [norm.backend, rounded(y), gpu].join(" | ");
 }
 `);
   const reply = (send) => `import normalize from "./normalize.js";
@@ -61,7 +65,11 @@ registerProcessor("normalize", class extends AudioWorkletProcessor {
 `);
   put("file.js", `import { readFileSync } from "node:fs";
 import normalize from "./normalize.js";
-console.log(await normalize(readFileSync(new URL("./pkg/web_norm_bg.wasm", import.meta.url))));
+const told = await normalize(readFileSync(new URL("./pkg/web_norm_bg.wasm", import.meta.url)));
+globalThis.postMessage ? postMessage(told) : console.log(told);
+`);
+  put("started.js", `const worker = new Worker(new URL("./file.js", import.meta.url), { type: "module" });
+worker.onmessage = ({ data }) => { console.log(data); worker.terminate(); };
 `);
   return folder;
 }
@@ -103,8 +111,9 @@ const PRETENDED = [
 export function scopes(built) {
   const folder = prepared(built);
   process.on("exit", () => rmSync(folder, { recursive: true }));
+  const deno = resolve(modules, "node_modules/.bin/deno");
   const run = async (program, ...options) => {
-    const { stdout } = await promisify(execFile)(program, [...options], { cwd: folder, timeout: 60_000 });
+    const { stdout } = await promisify(execFile)(program, [...options], { cwd: folder, timeout: LIMIT });
     return stdout.trim();
   };
   const same = (told, backend, gpu = "no-gpu") => {
@@ -115,7 +124,8 @@ export function scopes(built) {
     const { url, close } = await serve(folder);
     const page = await (await browser(kind)).newPage();
     await page.goto(url.replace("localhost", host));
-    const told = await page.evaluate(body);
+    const late = sleep(LIMIT, "no answer", { ref: false });
+    const told = await Promise.race([page.evaluate(body), late]);
     await page.close();
     close();
     return told;
@@ -151,6 +161,14 @@ export function scopes(built) {
   return {
     async scope_of_node() {
       same(await run("node", "file.js"), ABSENT);
+    },
+    async scopes_of_deno() {
+      for (const file of ["file.js", "started.js"]) {
+        const told = await run(deno, "run", "-A", "--no-lock", file);
+        // Deno brings WebGPU; whether there is an adapter for it depends on the machine.
+        if (told.endsWith("| no-gpu")) same(told, NONE);
+        else same(told, told.startsWith("gpu") ? "gpu" : SOFTWARE, "-1,1,-1,1");
+      }
     },
     async scopes_without_this_or_that() {
       for (const [what, reason] of PRETENDED) {
