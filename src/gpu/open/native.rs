@@ -58,25 +58,32 @@ fn names(backends: Backends) -> Vec<&'static str> {
 }
 
 async fn ask(backends: Backends) -> Vec<wgpu::Adapter> {
-    if backends.is_empty() {
-        return Vec::new();
+    let mut adapters = Vec::new();
+    for instance in instances(backends) {
+        adapters.extend(instance.enumerate_adapters(backends).await);
     }
-    let descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    #[cfg(all(feature = "vulkan", any(target_os = "linux", target_os = "freebsd")))]
-    if backends.contains(Backends::VULKAN) && windowless::honours(descriptor.flags) {
-        let mut adapters = windowless::adapters(&descriptor).await;
-        adapters.extend(of_wgpu(descriptor, backends - Backends::VULKAN).await);
-        return adapters;
-    }
-    of_wgpu(descriptor, backends).await
+    adapters
 }
 
-async fn of_wgpu(descriptor: wgpu::InstanceDescriptor, backends: Backends) -> Vec<wgpu::Adapter> {
-    if backends.is_empty() {
-        return Vec::new();
+/// What asks these back ends between them.
+fn instances(backends: Backends) -> Vec<wgpu::Instance> {
+    let mut instances = Vec::new();
+    let descriptor = wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle_from_env()
+    };
+    #[cfg(all(feature = "vulkan", any(target_os = "linux", target_os = "freebsd")))]
+    let descriptor = if backends.contains(Backends::VULKAN) && windowless::honours(descriptor.flags)
+    {
+        instances.extend(windowless::instance(&descriptor));
+        wgpu::InstanceDescriptor { backends: backends - Backends::VULKAN, ..descriptor }
+    } else {
+        descriptor
+    };
+    if !descriptor.backends.is_empty() {
+        instances.push(wgpu::Instance::new(descriptor));
     }
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..descriptor });
-    instance.enumerate_adapters(backends).await
+    instances
 }
 
 /// Vulkan without windows. `wgpu::Instance::new` turns Vulkan's extensions for windows on, and with them Mesa's layer that
@@ -84,8 +91,8 @@ async fn of_wgpu(descriptor: wgpu::InstanceDescriptor, backends: Backends) -> Ve
 /// keeps it waiting for minutes, and where there is none "XDG_RUNTIME_DIR is invalid" appears on stderr.
 #[cfg(all(feature = "vulkan", any(target_os = "linux", target_os = "freebsd")))]
 mod windowless {
+    use wgpu::InstanceFlags;
     use wgpu::hal::{self, vulkan};
-    use wgpu::{Backends, InstanceFlags};
 
     /// Whether an instance from here does what the environment asks of wgpu. `Instance::from_hal` takes wgpu's defaults
     /// for all flags but those that the hardware layer itself acts on.
@@ -97,7 +104,7 @@ mod windowless {
     }
 
     #[expect(unsafe_code, reason = "wgpu makes such an instance through its hardware layer alone")]
-    pub async fn adapters(descriptor: &wgpu::InstanceDescriptor) -> Vec<wgpu::Adapter> {
+    pub fn instance(descriptor: &wgpu::InstanceDescriptor) -> Option<wgpu::Instance> {
         let descriptor = hal::InstanceDescriptor {
             name: "wgpu",
             flags: descriptor.flags,
@@ -118,11 +125,10 @@ mod windowless {
         // devices' VK_KHR_swapchain requires.
         let instance =
             unsafe { vulkan::Instance::init_with_callback(&descriptor, Some(no_windows)) };
-        // Without Vulkan's library there is no adapter.
-        let Ok(instance) = instance else { return Vec::new() };
+        // Without Vulkan's library there is none.
+        let instance = instance.ok()?;
         // SAFETY: The instance was just made and is used through wgpu alone.
-        let instance = unsafe { wgpu::Instance::from_hal::<hal::api::Vulkan>(instance) };
-        instance.enumerate_adapters(Backends::VULKAN).await
+        Some(unsafe { wgpu::Instance::from_hal::<hal::api::Vulkan>(instance) })
     }
 }
 
