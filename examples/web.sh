@@ -78,8 +78,8 @@ golden() {
 }
 
 pages() {
-    [ -d "$tools/node_modules/playwright-core" ] ||
-        npm install --silent --no-audit --no-fund --prefix "$tools" playwright-core@1
+    [ -d "$tools/node_modules/playwright-core" ] && [ -d "$tools/node_modules/deno" ] ||
+        npm install --silent --no-audit --no-fund --prefix "$tools" playwright-core@1 deno@2
     export WEB_TOOLS=$tools
     node examples/web_norm/tests/page.mjs "$out/web_norm"
     node examples/style_transfer/tests/web/page.mjs "$out/style_transfer" "$target/web-screenshots"

@@ -50,8 +50,9 @@ pub struct ContextOptions {
     /// Whether a software adapter (lavapipe, SwiftShader, WARP) may be taken. Off by default: the
     /// host path is many times faster than they are.
     pub allow_software: bool,
-    /// Part of the wanted adapter's name, in any case. `None` asks the environment variable
-    /// `WGNORM_ADAPTER`. A named adapter may be a software one.
+    /// Part of the wanted adapter's name with its back end (`"Vulkan: llvmpipe"`, as a context prints it), in any case.
+    /// `None` asks the environment variable `WGNORM_ADAPTER`. A named adapter may be a software one. OpenGL's adapters
+    /// are searched if no other back end has one of that name.
     pub adapter: Option<String>,
 }
 
@@ -98,6 +99,11 @@ impl Context {
 
     /// Opens the best GPU, or else the host: where there is no adapter, no compute support, only a
     /// software adapter, or limits too small. [`fallback_reason`](Self::fallback_reason) says which.
+    /// No window is needed, and no connection to a display server is made. wgpu's variable `WGPU_BACKEND` restricts the
+    /// back ends (`vulkan`, `metal`, `dx12`, `gl`, or several, separated by commas).
+    ///
+    /// In JavaScript, WebGPU is used in windows, in dedicated, shared and service workers, and in Deno. Every other scope
+    /// (Node's, a worklet's) gets the host, with the reason [`OpenError::NoWebGpu`].
     pub async fn open() -> Self {
         match Self::open_with(&ContextOptions::default()).await {
             Ok(context) => context,
@@ -283,9 +289,7 @@ impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[cfg(feature = "gpu")]
         if let Some(info) = self.adapter_info() {
-            write!(f, "{:?}", info.backend)?;
-            // Browsers keep it to themselves.
-            return if info.name.is_empty() { Ok(()) } else { write!(f, ": {}", info.name) };
+            return f.write_str(&gpu::label(&info));
         }
         match self.fallback_reason() {
             None => f.write_str("host"),

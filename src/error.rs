@@ -376,18 +376,37 @@ pub enum OpenError {
         "no GPU back end is compiled in; enable one of wgnorm's features vulkan, metal, dx12, gles, webgpu"
     )]
     NoBackend,
+    /// wgpu's environment variable `WGPU_BACKEND` allows no back end that was compiled in. Native only.
+    #[error(
+        "WGPU_BACKEND is {wanted:?}, which names no back end of this build; set it to one or more of {}, separated by \
+         commas, or unset it",
+        found.join(", ")
+    )]
+    NoSuchBackend {
+        /// The variable's value.
+        wanted: String,
+        /// The back ends compiled in, as the variable would name them.
+        found: Vec<&'static str>,
+    },
+    /// A scope of JavaScript in which WebGPU cannot be asked for: Node's, a worklet's, an insecure page's, or that of a
+    /// browser without it.
+    #[error("no WebGPU: {lacks}")]
+    NoWebGpu {
+        /// What the scope lacks.
+        lacks: &'static str,
+    },
     /// No adapter answered.
     #[error("no adapter found ({reason})")]
     NoAdapter {
-        /// What wgpu said.
+        /// Which were asked for.
         reason: String,
     },
     /// Adapters exist, but none has the name asked for.
-    #[error("no adapter's name contains {wanted:?}; found: {}", found.join(", "))]
+    #[error("no adapter's name contains {wanted:?}; found: {}", found.join("; "))]
     NoSuchAdapter {
         /// The part of a name asked for.
         wanted: String,
-        /// The names found.
+        /// The adapters found, each with its back end: `Vulkan: llvmpipe`. The part asked for may be of either.
         found: Vec<String>,
     },
     /// Only software adapters, which are many times slower than the host path.
@@ -396,13 +415,13 @@ pub enum OpenError {
          ContextOptions::allow_software or WGNORM_ADAPTER"
     )]
     SoftwareOnly {
-        /// The adapter's name.
+        /// The first adapter's back end and name.
         name: String,
     },
     /// The adapter cannot run compute shaders.
     #[error("{name} has no compute shaders")]
     NoCompute {
-        /// The adapter's name.
+        /// The adapter's back end and name.
         name: String,
     },
     /// A limit below what the kernels need.
@@ -416,9 +435,9 @@ pub enum OpenError {
         got: u64,
     },
     /// The adapter refused to give a device.
-    #[error("{name} gave no device ({reason})")]
+    #[error("adapter {name} refused to create a device: {reason}")]
     NoDevice {
-        /// The adapter's name.
+        /// The adapter's back end and name.
         name: String,
         /// What wgpu said.
         reason: String,

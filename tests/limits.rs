@@ -14,8 +14,13 @@ const CHILD: &str = "WGNORM_CHILD";
 
 /// Whether this is the process that a test is about; else it is started, and must do well.
 fn is_child(test: &str, command: impl FnOnce(&mut Command)) -> bool {
+    child(test, command).is_none()
+}
+
+/// `None` in the process that a test is about. It is started by the first one, which gets what the other wrote to stderr.
+fn child(test: &str, command: impl FnOnce(&mut Command)) -> Option<String> {
     if std::env::var(CHILD).is_ok_and(|name| name == test) {
-        return true;
+        return None;
     }
     let program = std::env::current_exe().unwrap();
     // `sh` for its limits; what follows is `$0`, `$1`, …
@@ -28,7 +33,7 @@ fn is_child(test: &str, command: impl FnOnce(&mut Command)) -> bool {
     assert!(output.status.success(), "{test} ended with {}:\n{said}", output.status);
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{said}");
     eprintln!("{said}");
-    false
+    Some(said.into_owned())
 }
 
 fn is_out_of_memory<T: std::fmt::Debug>(result: Result<T, Error>) -> bool {
@@ -138,4 +143,118 @@ fn gpu_without_compute_shaders() {
     let norm = InstanceNorm1d::config(1).init(&context).unwrap();
     let x = Tensor::from_slice([1, 1, 2], &[1.0, 3.0]).unwrap();
     assert!(norm.forward(&context, &x, Mode::Eval).is_ok());
+}
+
+/// Opens a GPU, or says why there is none.
+#[cfg(feature = "gpu")]
+fn gpu_named(adapter: Option<&str>) -> Result<Context, OpenError> {
+    let adapter = adapter.map(Into::into);
+    let options = ContextOptions { preference: Preference::Gpu, adapter, ..Default::default() };
+    Context::open_with_blocking(&options)
+}
+
+/// A context has no window, so it speaks to no display server, and on a machine without one nothing complains.
+#[test]
+#[cfg(feature = "gpu")]
+fn gpu_is_opened_without_a_display_server() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+    use std::{net::TcpListener, os::unix::net::UnixListener};
+    let test = "gpu_is_opened_without_a_display_server";
+    let folder = std::env::temp_dir().join(format!("wgnorm-display-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    // Both kinds of server, which let go of whoever connects.
+    let wayland = UnixListener::bind(folder.join("wayland-0")).unwrap();
+    let x = |number: u16| Some((number, TcpListener::bind(("127.0.0.1", 6000 + number)).ok()?));
+    let (number, x) = (40..400).find_map(x).expect("a free display");
+    let visits = Arc::new(AtomicUsize::new(0));
+    let (of_wayland, of_x) = (visits.clone(), visits.clone());
+    let let_go = |visits: &AtomicUsize| visits.fetch_add(1, Ordering::SeqCst);
+    std::thread::spawn(move || wayland.incoming().for_each(|_| _ = let_go(&of_wayland)));
+    std::thread::spawn(move || x.incoming().for_each(|_| _ = let_go(&of_x)));
+
+    let silent = |child: &mut Command| {
+        for name in ["XDG_RUNTIME_DIR", "WAYLAND_DISPLAY", "DISPLAY", "WGNORM_ADAPTER"] {
+            child.env_remove(name);
+        }
+    };
+    let busy = |child: &mut Command| {
+        child.env("XDG_RUNTIME_DIR", &folder).env("WAYLAND_DISPLAY", "wayland-0");
+        child.env("DISPLAY", format!("127.0.0.1:{number}")).env_remove("WGNORM_ADAPTER");
+    };
+    let Some(said) = child(test, silent) else {
+        let _ = std::fs::remove_dir_all(folder);
+        match gpu_named(None) {
+            Ok(context) => println!("{context}"),
+            Err(reason) if common::device::gpu_required() => panic!("{reason}"),
+            Err(reason) => eprintln!("skipped: no adapter ({reason})"),
+        }
+        return;
+    };
+    assert!(!said.contains("XDG_RUNTIME_DIR"), "{said}");
+    child(test, busy);
+    assert_eq!(visits.load(Ordering::SeqCst), 0, "connections to a display server");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A back end that cannot be had is named, and so are those that can.
+#[test]
+#[cfg(feature = "gpu")]
+fn back_ends_of_the_environment_are_named() {
+    let test = "back_ends_of_the_environment_are_named";
+    for value in ["nonsense", "dx12", ""] {
+        let told = child(test, |child| _ = child.env("WGPU_BACKEND", value));
+        let Some(told) = told else { break };
+        for word in [&*format!("WGPU_BACKEND is {value:?}"), "vulkan, gl"] {
+            assert!(told.contains(word), "{word}: {told}");
+        }
+    }
+    let no_driver = |child: &mut Command| {
+        child.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+        child.env("WGPU_BACKEND", "vulkan,nonsense");
+    };
+    match child(test, no_driver) {
+        Some(told) => {
+            let reason = "no driver offers one for vulkan; WGPU_BACKEND is \"vulkan,nonsense\"";
+            assert!(told.contains(reason), "{told}");
+        }
+        None => {
+            let context = Context::open_blocking();
+            let reason = context.fallback_reason().expect("no back end can be had");
+            eprintln!("{reason}");
+            assert_eq!(gpu_named(None).unwrap_err(), *reason);
+        }
+    }
+}
+
+/// Adapters are listed with their back ends, and each as listed is the name that opens it: the same one may be there
+/// for Vulkan and for OpenGL.
+#[test]
+#[cfg(feature = "gpu")]
+fn gpu_adapters_are_opened_by_the_names_listed() {
+    if !is_child("gpu_adapters_are_opened_by_the_names_listed", |child| {
+        child.env_remove("WGPU_BACKEND").env_remove("WGNORM_ADAPTER");
+    }) {
+        return;
+    }
+    let found = match gpu_named(Some("no such adapter")) {
+        Err(OpenError::NoSuchAdapter { wanted, found }) if wanted == "no such adapter" => found,
+        Err(OpenError::NoAdapter { reason }) if !common::device::gpu_required() => {
+            return eprintln!("skipped: no adapter ({reason})");
+        }
+        other => panic!("{other:?}"),
+    };
+    eprintln!("{found:?}");
+    assert!(!found.is_empty());
+    for name in &found {
+        assert!(name.starts_with("Vulkan: ") || name.starts_with("OpenGL: "), "{name}");
+        let opened = gpu_named(Some(&name.to_uppercase())).unwrap();
+        assert_eq!((opened.backend(), opened.to_string()), (Backend::Gpu, name.clone()));
+    }
+    if found.iter().any(|name| name.starts_with("OpenGL")) {
+        let opened = gpu_named(Some("opengl")).unwrap();
+        assert_eq!(opened.adapter_info().unwrap().backend, wgpu::Backend::Gl);
+    }
 }

@@ -19,16 +19,25 @@ pub struct Gpu {
     batched: usize,
 }
 
-/// The best adapter with `wanted` in its name, in any case.
+/// The best adapter with `wanted` in its back end and name, in any case.
 pub fn adapter(wanted: &str) -> Result<wgpu::Adapter, Failure> {
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     adapters.sort_by_key(rank);
-    let names: Vec<_> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+    let names: Vec<_> = adapters.iter().map(|adapter| label(&adapter.get_info())).collect();
     let found = names.iter().position(|name| name.to_lowercase().contains(&wanted.to_lowercase()));
-    let at = found.ok_or_else(|| format!("no adapter named {wanted:?} among {names:?}"))?;
+    let at =
+        found.ok_or_else(|| format!("no adapter named {wanted:?}; found: {}", names.join("; ")))?;
     Ok(adapters.swap_remove(at))
+}
+
+/// As the crate itself names it: the same adapter may be there for several back ends.
+fn label(info: &wgpu::AdapterInfo) -> String {
+    match info.backend {
+        wgpu::Backend::Gl => format!("OpenGL: {}", info.name),
+        other => format!("{other:?}: {}", info.name),
+    }
 }
 
 /// Lower is better, OpenGL the last resort: as the crate itself chooses.

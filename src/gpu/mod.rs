@@ -24,7 +24,7 @@ pub(crate) use crate::plan::Operand;
 pub use encode::Recorder;
 pub(crate) use encode::{CallCache, Operands};
 pub(crate) use memory::GpuData;
-pub(crate) use open::open;
+pub(crate) use open::{label, open};
 pub(crate) use readback::Readback;
 pub(crate) use run::{
     backward, forward, forward_in_place, forward_into, forward_saved, group_sums, merge, mix,
@@ -107,7 +107,7 @@ impl Gpu {
     pub fn new(device: Device) -> Result<Self, OpenError> {
         let caps = caps_of(&device.wgpu().limits())?;
         let scratch = Scratch::new(&device).map_err(|error| OpenError::NoDevice {
-            name: device.wgpu().adapter_info().name,
+            name: label(&device.wgpu().adapter_info()),
             reason: error.to_string(),
         })?;
         Ok(Gpu {

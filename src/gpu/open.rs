@@ -1,89 +1,78 @@
 //! Opening the best adapter, or saying why there is none.
 
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
+#[cfg(target_arch = "wasm32")]
+mod web;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use native::open;
+#[cfg(target_arch = "wasm32")]
+pub(crate) use web::open;
+
 use super::{Gpu, caps_of, device::Device};
 use crate::{ContextOptions, OpenError, Preference};
 
-/// Names an adapter (part of its name), software or not, for everything that opens a context.
-const ADAPTER_VARIABLE: &str = "WGNORM_ADAPTER";
-
-pub(crate) async fn open(options: &ContextOptions) -> Result<Gpu, OpenError> {
-    if wgpu::Instance::enabled_backend_features().is_empty() {
-        return Err(OpenError::NoBackend);
-    }
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let wanted = options.adapter.clone().or_else(|| std::env::var(ADAPTER_VARIABLE).ok());
-    // Every name contains the empty one.
-    let wanted = wanted.filter(|name| !name.is_empty());
-    let software = options.allow_software || options.preference == Preference::Gpu;
-    let adapters = choose(adapters(&instance).await?, wanted.as_deref(), software)?;
-    let mut first_refusal = None;
-    for adapter in adapters {
-        match open_adapter(&adapter).await {
-            Ok(gpu) => return Ok(gpu),
-            Err(refusal) => {
-                first_refusal.get_or_insert(refusal);
-            }
-        }
-    }
-    Err(first_refusal.unwrap_or(OpenError::NoAdapter { reason: "none listed".into() }))
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-async fn adapters(instance: &wgpu::Instance) -> Result<Vec<wgpu::Adapter>, OpenError> {
-    let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
-    if adapters.is_empty() {
-        return Err(OpenError::NoAdapter { reason: "no driver offers one".into() });
-    }
-    Ok(adapters)
-}
-
-/// A browser answers with the one adapter it is willing to give.
-#[cfg(target_arch = "wasm32")]
-async fn adapters(instance: &wgpu::Instance) -> Result<Vec<wgpu::Adapter>, OpenError> {
-    let options = wgpu::RequestAdapterOptions {
-        power_preference: wgpu::PowerPreference::HighPerformance,
-        ..Default::default()
-    };
-    match instance.request_adapter(&options).await {
-        Ok(adapter) => Ok(vec![adapter]),
-        Err(error) => Err(OpenError::NoAdapter { reason: error.to_string() }),
-    }
-}
-
-/// The adapters to try, the best first.
-fn choose(
-    mut adapters: Vec<wgpu::Adapter>,
-    wanted: Option<&str>,
+/// Which of the adapters found may be taken.
+struct Wish {
+    /// Part of the label, in any case.
+    label: Option<String>,
     software: bool,
-) -> Result<Vec<wgpu::Adapter>, OpenError> {
-    if let Some(wanted) = wanted {
-        let found = adapters.iter().map(|a| a.get_info().name).collect();
-        let lower = wanted.to_ascii_lowercase();
-        adapters.retain(|a| a.get_info().name.to_ascii_lowercase().contains(&lower));
-        if adapters.is_empty() {
-            return Err(OpenError::NoSuchAdapter { wanted: wanted.to_owned(), found });
-        }
-    } else if !software {
-        let first = adapters.first().map(wgpu::Adapter::get_info);
-        // Browsers keep the name to themselves.
-        let name = match first {
-            Some(info) if info.name.is_empty() => format!("{:?}", info.backend),
-            Some(info) => info.name,
-            None => String::new(),
-        };
-        adapters.retain(|a| a.get_info().device_type != wgpu::DeviceType::Cpu);
-        if adapters.is_empty() {
-            return Err(OpenError::SoftwareOnly { name });
-        }
-    }
-    // Of a browser's one adapter there is nothing to sort, and sorting is 3 kB of a module.
-    #[cfg(not(target_arch = "wasm32"))]
-    adapters.sort_by_key(|a| rank(&a.get_info()));
-    Ok(adapters)
 }
 
-/// Lower is better. Several back ends may list the same GPU; OpenGL is the last resort.
+impl Wish {
+    fn new(options: &ContextOptions, label: Option<String>) -> Wish {
+        // Every label contains the empty one.
+        let label = label.filter(|label| !label.is_empty());
+        let software = options.allow_software || options.preference == Preference::Gpu;
+        Wish { label, software }
+    }
+
+    /// The adapters to try, the best first.
+    fn choose(&self, adapters: &[wgpu::Adapter]) -> Result<Vec<wgpu::Adapter>, OpenError> {
+        let lower = self.label.as_ref().map(|wanted| wanted.to_ascii_lowercase());
+        let suits = |info: &wgpu::AdapterInfo| match &lower {
+            Some(wanted) => label(info).to_ascii_lowercase().contains(wanted),
+            None => self.software || info.device_type != wgpu::DeviceType::Cpu,
+        };
+        let chosen = adapters.iter().filter(|adapter| suits(&adapter.get_info()));
+        #[cfg_attr(target_arch = "wasm32", expect(unused_mut))]
+        let mut chosen: Vec<_> = chosen.cloned().collect();
+        if chosen.is_empty() {
+            let mut labels = adapters.iter().map(|adapter| label(&adapter.get_info()));
+            return Err(match &self.label {
+                Some(wanted) => {
+                    OpenError::NoSuchAdapter { wanted: wanted.clone(), found: labels.collect() }
+                }
+                None => OpenError::SoftwareOnly { name: labels.next().unwrap_or_default() },
+            });
+        }
+        // A browser has one adapter, which needs no sorting, and sorting is 3 kB of a module.
+        #[cfg(not(target_arch = "wasm32"))]
+        chosen.sort_by_key(|adapter| rank(&adapter.get_info()));
+        Ok(chosen)
+    }
+}
+
+/// How an adapter is named where people choose one. Several back ends may offer the same GPU, so the back end is part
+/// of it.
+pub(crate) fn label(info: &wgpu::AdapterInfo) -> String {
+    let backend = match info.backend {
+        wgpu::Backend::Noop => "no-op",
+        wgpu::Backend::Vulkan => "Vulkan",
+        wgpu::Backend::Metal => "Metal",
+        wgpu::Backend::Dx12 => "DX12",
+        wgpu::Backend::Gl => "OpenGL",
+        wgpu::Backend::BrowserWebGpu => "WebGPU",
+    };
+    match &*info.name {
+        // Browsers keep the name to themselves.
+        "" => backend.to_owned(),
+        name => format!("{backend}: {name}"),
+    }
+}
+
+/// Lower is better. Several back ends may offer the same GPU; OpenGL is the last resort.
 #[cfg(not(target_arch = "wasm32"))]
 fn rank(info: &wgpu::AdapterInfo) -> (u8, bool) {
     let kind = match info.device_type {
@@ -96,8 +85,22 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, bool) {
     (kind, info.backend == wgpu::Backend::Gl)
 }
 
+/// Opens the first adapter that gives a device. If none does, the error is that of the best.
+async fn open_first(adapters: Vec<wgpu::Adapter>) -> Result<Gpu, OpenError> {
+    let mut first_refusal = None;
+    for adapter in adapters {
+        match open_adapter(&adapter).await {
+            Ok(gpu) => return Ok(gpu),
+            Err(refusal) => {
+                first_refusal.get_or_insert(refusal);
+            }
+        }
+    }
+    Err(first_refusal.unwrap_or(OpenError::NoAdapter { reason: "none listed".into() }))
+}
+
 async fn open_adapter(adapter: &wgpu::Adapter) -> Result<Gpu, OpenError> {
-    let name = adapter.get_info().name;
+    let name = label(&adapter.get_info());
     let flags = adapter.get_downlevel_capabilities().flags;
     if !flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
         return Err(OpenError::NoCompute { name });

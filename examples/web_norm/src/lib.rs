@@ -75,6 +75,7 @@ impl InstanceNorm {
             (_, Some(OpenError::SoftwareOnly { .. })) => {
                 "host: the browser's GPU is none in hardware".into()
             }
+            (_, Some(reason @ OpenError::NoWebGpu { .. })) => format!("host: {reason}"),
             (_, Some(_)) => "host: the browser offers no GPU".into(),
         }
     }

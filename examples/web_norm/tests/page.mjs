@@ -1,8 +1,9 @@
-// The page in a browser, with WebGPU in software and without any: node page.mjs [FOLDER]
+// The page in a browser, with WebGPU in software and without any, and the module in other scopes: node page.mjs [FOLDER]
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { browser, closeAll, serve } from "../../style_transfer/tests/web/browser.mjs";
+import { scopes } from "./scopes.mjs";
 
 const [folder = "target/web/web_norm"] = process.argv.slice(2);
 const { url, close } = await serve(folder);
@@ -109,6 +110,7 @@ const tests = {
       if (!message.includes(wanted)) throw new Error(`${message}, expected ${wanted}`);
     }
   },
+  ...scopes(folder),
 };
 
 /** What `body` makes of the module in a page of such a browser. */

@@ -11,7 +11,7 @@ import { deflateSync } from "node:zlib";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = process.env.CARGO_TARGET_DIR ?? join(here, "../../../../target");
-const modules = process.env.WEB_TOOLS ?? join(target, "web-tools");
+export const modules = process.env.WEB_TOOLS ?? join(target, "web-tools");
 const { chromium } = createRequire(resolve(modules, "node_modules", "-"))("playwright-core");
 
 export const data = (file) => readFileSync(join(here, "../data", file));
