@@ -7,6 +7,8 @@ use crate::net::Size;
 
 /// Lanes of a workgroup, as `pool.wgsl` has them.
 const LANES: u32 = 64;
+/// WebGPU's limit of workgroups in each dimension of a grid.
+const MAX_GRID: u32 = 65_535;
 
 /// The pipeline of `pool.wgsl`.
 pub(super) struct Pool {
@@ -47,7 +49,9 @@ impl Pool {
             layout: &self.pipeline.get_bind_group_layout(0),
             entries: &entries.collect::<Vec<_>>(),
         });
-        let groups = [(width / 2).div_ceil(LANES), height / 2, planes as u32];
+        // Where the output has more columns or rows than a grid, each lane takes several.
+        let groups = [(width / 2).div_ceil(LANES), height / 2].map(|n| n.min(MAX_GRID));
+        let groups = [groups[0], groups[1], planes as u32];
         Pooling { pipeline: self.pipeline.clone(), bind_group, groups }
     }
 }
