@@ -75,11 +75,16 @@ fn what_follows_the_end_or_is_embedded_is_no_part_of_the_picture() {
             [b"\xff\xe1\0\x0e".to_vec(), b"\xff\xd8\xff\xda\xff\xd9here\xff\xd9".to_vec()];
         let with_thumbnail = [&jpeg[..2], &thumbnail.concat(), &jpeg[2..]].concat();
         let end = jpeg.len() - 2;
+        // The same between two scans, or before the only one.
+        let last = markers(&jpeg).into_iter().rfind(|&at| jpeg[at + 1] == 0xda).unwrap();
+        let between = [&jpeg[..last], &thumbnail.concat(), &jpeg[last..end]].concat();
         for (bytes, whole) in [
             ([&jpeg, &b"as cameras append"[..]].concat(), true),
             ([&jpeg, &[0xff; 9][..]].concat(), true),
             ([&jpeg, &[0; 9][..]].concat(), true),
             (with_thumbnail.clone(), true),
+            ([&between[..], &END_OF_IMAGE].concat(), true),
+            (between.clone(), false),
             (jpeg[..end].to_vec(), false),
             (jpeg[..end + 1].to_vec(), false),
             ([&jpeg[..end], &[0xff; 5][..]].concat(), false),
