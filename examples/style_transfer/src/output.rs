@@ -228,3 +228,52 @@ fn fill(file: &mut File, bytes: &[u8], before: Option<&Metadata>) -> io::Result<
     }
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// File systems differ in which of the two they offer.
+    #[test]
+    fn both_ways_to_write_beside_a_file_replace_it_and_leave_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("old.png");
+        let ways: [fn(&Path) -> io::Result<Option<TempPath>>; 2] = [
+            |folder| nameless(folder, b"new", None),
+            |folder| named(folder, b"new", None).map(Some),
+        ];
+        for way in ways {
+            fs::write(&file, b"precious").unwrap();
+            let Some(written) = way(folder.path()).unwrap() else {
+                eprintln!("skipped: no files without a name here");
+                continue;
+            };
+            assert_eq!(names(folder.path()).len(), 2, "the old one stays until then");
+            assert_eq!(fs::read(&file).unwrap(), b"precious");
+            written.persist(&file).unwrap();
+            assert_eq!(fs::read(&file).unwrap(), b"new");
+            // One that is not kept.
+            drop(way(folder.path()).unwrap());
+            assert_eq!(names(folder.path()), ["old.png"]);
+        }
+    }
+
+    #[test]
+    fn to_find_a_place_leaves_nothing_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new.png");
+        let output = Output::find(&file).unwrap();
+        assert!(names(folder.path()).is_empty());
+        output.write(b"new").unwrap();
+        output.write(b"newer").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"newer");
+        assert_eq!(names(folder.path()), ["new.png"]);
+        assert!(Output::find(folder.path()).is_err());
+        assert!(Output::find(&folder.path().join("x".repeat(300))).is_err());
+    }
+}

@@ -102,6 +102,28 @@ mod tests {
         assert_eq!(y.to_vec_blocking().unwrap(), expected.collect::<Vec<_>>());
     }
 
+    /// Pictures may have sides of any length, grids may not.
+    #[test]
+    fn more_rows_than_a_grid_has_are_pooled() {
+        let Some(context) = gpu() else { return };
+        let (device, queue) = (context.device().unwrap(), context.queue().unwrap());
+        let rows = MAX_GRID as usize + 2;
+        let values: Vec<f32> = (0..2 * 2 * rows).map(|i| i as f32).collect();
+        let x = Tensor::from_slice([values.len()], &values).unwrap().to_context(&context).unwrap();
+        let y = Tensor::zeros(&context, [1, rows, 1]).unwrap();
+        let submitted = guarded(device, || {
+            let size = Size::new(2 * rows, 2);
+            let (x, y) = (x.buffer().unwrap().0, y.buffer().unwrap().0);
+            let pooling = Pool::new(device, queue).prepare(1, size, x, y);
+            let mut encoder = device.create_command_encoder(&Default::default());
+            pooling.record(&mut encoder.begin_compute_pass(&Default::default()));
+            queue.submit([encoder.finish()]);
+        });
+        pollster::block_on(submitted).unwrap();
+        let expected: Vec<_> = (0..rows).map(|row| (4 * row + 3) as f32).collect();
+        assert!(y.to_vec_blocking().unwrap() == expected);
+    }
+
     #[test]
     fn the_shader_is_valid_on_every_platform() {
         assert_translates(include_str!("../shaders/pool.wgsl"), &[]);
