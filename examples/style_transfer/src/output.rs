@@ -70,6 +70,10 @@ impl Output {
             return Ok(Output { place: Place::Stdout });
         }
         if !found.is_file() {
+            // A pipe is opened when the painting is there: that waits for who reads it.
+            if !is_pipe(&found) {
+                OpenOptions::new().write(true).open(path)?;
+            }
             return Ok(Output { place: Place::Device(path.to_owned()) });
         }
         let file = fs::canonicalize(path)?;
@@ -149,8 +153,18 @@ fn is_stdout(found: &Metadata) -> bool {
         && (found.is_file() || !is_null())
 }
 
+#[cfg(unix)]
+fn is_pipe(found: &Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_fifo(&found.file_type())
+}
+
 #[cfg(not(unix))]
 fn is_stdout(_: &Metadata) -> bool {
+    false
+}
+
+#[cfg(not(unix))]
+fn is_pipe(_: &Metadata) -> bool {
     false
 }
 
