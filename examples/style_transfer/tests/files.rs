@@ -3,11 +3,9 @@
 mod program;
 
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use image::{DynamicImage, RgbImage};
-use program::{PROGRAM, folder, painted, photograph, refused, run, save, small, stderr};
+use program::{folder, painted, photograph, refused, run, save, small, stderr};
 
 const WARNING: &str = "the file is cut off; what there is of it is painted";
 
@@ -23,14 +21,6 @@ fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .collect();
     files.sort();
     files
-}
-
-/// Runs through a shell that sets something up before.
-fn shell(folder: &Path, before: &str, arguments: &[&str]) -> Output {
-    let script = format!("{before}; exec \"$0\" \"$@\"");
-    let mut command = Command::new("sh");
-    command.current_dir(folder).args(["-c", &script, PROGRAM]).args(arguments);
-    command.output().expect("a shell")
 }
 
 #[test]
@@ -68,55 +58,6 @@ fn what_is_there_of_a_file_is_painted_and_the_rest_is_told() {
     for same in ["filled.jpg", "endless.jpg"] {
         let painting = painted(folder.path(), &small(&[same, "out.png"]), "out.png");
         assert_eq!(painting, whole, "{same}");
-    }
-}
-
-/// In the time and memory that numbers take, whatever the picture.
-#[test]
-#[cfg(target_os = "linux")]
-fn sizes_that_cannot_be_painted_are_refused_at_once() {
-    let folder = folder();
-    save(&folder, "in.png", &RgbImage::new(64, 48).into());
-    save(&folder, "wide.png", &RgbImage::new(100, 5).into());
-    save(&folder, "long.png", &RgbImage::new(70_000, 5).into());
-    // Sixty megapixels, to be refused before they are decoded.
-    save(&folder, "large.png", &image::GrayImage::new(10_000, 6000).into());
-    std::fs::write(folder.path().join("out.png"), b"precious").unwrap();
-    let before = contents(folder.path());
-    for (input, output, size, expected) in [
-        (
-            "in.png",
-            "out.png",
-            "32768",
-            "in.png: 64x48 pixels resized to 32768x24576 are too many: all together may be 268435456; try --size 18918",
-        ),
-        ("in.png", "out.png", "4294967295", "4294967295x3221225471 are too many"),
-        ("in.png", "out.png", "16384", "a picture of 16384x12288 needs "),
-        ("large.png", "out.png", "10000", "a picture of 10000x6000 needs "),
-        (
-            "in.png",
-            "out.png",
-            "5",
-            "in.png: 5x4 pixels are too few: each side needs at least 5; try --size 6 or more",
-        ),
-        ("wide.png", "out.png", "50", "each side needs at least 5; try --size 90 or more"),
-        (
-            "long.png",
-            "out.jpg",
-            "70000",
-            "out.jpg: a JPEG of 70000x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png, or --size 65535",
-        ),
-    ] {
-        let began = Instant::now();
-        let arguments = [input, output, "--backend", "host", "--size", size];
-        let result = shell(folder.path(), "ulimit -v 1000000", &arguments);
-        let message = stderr(&result);
-        assert_eq!(result.status.code(), Some(1), "{input} {size}: {message}");
-        assert!(message.contains(expected), "{input} {size}: {message}");
-        assert!(began.elapsed() < Duration::from_secs(2), "{size}: {:?}", began.elapsed());
-        let said = String::from_utf8_lossy(&result.stdout).into_owned();
-        assert!(!said.contains("back end"), "nothing was begun: {said}");
-        assert!(contents(folder.path()) == before, "{size}");
     }
 }
 
@@ -191,8 +132,68 @@ fn the_input_is_replaced_only_where_that_was_asked_for() {
 #[cfg(unix)]
 mod unix {
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::process::{Command, Output, Stdio};
+    use std::time::Duration;
 
     use super::*;
+    use program::PROGRAM;
+
+    /// Runs through a shell that sets something up before.
+    fn shell(folder: &Path, before: &str, arguments: &[&str]) -> Output {
+        let script = format!("{before}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.current_dir(folder).args(["-c", &script, PROGRAM]).args(arguments);
+        command.output().expect("a shell")
+    }
+
+    /// In the time and memory that numbers take, whatever the picture.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn sizes_that_cannot_be_painted_are_refused_at_once() {
+        let folder = folder();
+        save(&folder, "in.png", &RgbImage::new(64, 48).into());
+        save(&folder, "wide.png", &RgbImage::new(100, 5).into());
+        save(&folder, "long.png", &RgbImage::new(70_000, 5).into());
+        // Sixty megapixels, to be refused before they are decoded.
+        save(&folder, "large.png", &image::GrayImage::new(10_000, 6000).into());
+        std::fs::write(folder.path().join("out.png"), b"precious").unwrap();
+        let before = contents(folder.path());
+        for (input, output, size, expected) in [
+            (
+                "in.png",
+                "out.png",
+                "32768",
+                "in.png: 64x48 pixels resized to 32768x24576 are too many: all together may be 268435456; try --size 18918",
+            ),
+            ("in.png", "out.png", "4294967295", "4294967295x3221225471 are too many"),
+            ("in.png", "out.png", "16384", "a picture of 16384x12288 needs "),
+            ("large.png", "out.png", "10000", "a picture of 10000x6000 needs "),
+            (
+                "in.png",
+                "out.png",
+                "5",
+                "in.png: 5x4 pixels are too few: each side needs at least 5; try --size 6 or more",
+            ),
+            ("wide.png", "out.png", "50", "each side needs at least 5; try --size 90 or more"),
+            (
+                "long.png",
+                "out.jpg",
+                "70000",
+                "out.jpg: a JPEG of 70000x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png, or --size 65535",
+            ),
+        ] {
+            let began = std::time::Instant::now();
+            let arguments = [input, output, "--backend", "host", "--size", size];
+            let result = shell(folder.path(), "ulimit -v 1000000", &arguments);
+            let message = stderr(&result);
+            assert_eq!(result.status.code(), Some(1), "{input} {size}: {message}");
+            assert!(message.contains(expected), "{input} {size}: {message}");
+            assert!(began.elapsed() < Duration::from_secs(2), "{size}: {:?}", began.elapsed());
+            let said = String::from_utf8_lossy(&result.stdout).into_owned();
+            assert!(!said.contains("back end"), "nothing was begun: {said}");
+            assert!(contents(folder.path()) == before, "{size}");
+        }
+    }
 
     #[test]
     fn a_full_disk_costs_nothing_that_was_there() {
@@ -236,7 +237,7 @@ mod unix {
                 let mut command = Command::new(PROGRAM);
                 command.current_dir(folder.path()).args(arguments);
                 command.args((output == "in.png").then_some("--overwrite-input"));
-                let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+                let mut child = command.stdout(Stdio::null()).spawn().unwrap();
                 std::thread::sleep(Duration::from_millis(wait));
                 let id = child.id().to_string();
                 assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
