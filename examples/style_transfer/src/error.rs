@@ -128,8 +128,8 @@ pub enum PictureError {
     #[cfg(not(target_arch = "wasm32"))]
     #[error("no picture that can be read (JPEG, PNG and WebP can): {0}")]
     Decode(image::ImageError),
-    /// A JPEG without its end, which decoders would fill with gray.
-    #[error("the file is cut off: it has no end of picture")]
+    /// A file that ends before any of its picture can be decoded.
+    #[error("the file is cut off, and too little of it is there to be painted")]
     CutOff,
     /// Reflection padding needs more pixels.
     #[error("{size} pixels are too few: each side needs at least {smallest}")]
@@ -140,11 +140,59 @@ pub enum PictureError {
         smallest: usize,
     },
     /// A header can promise any number.
-    #[error("{size} pixels are too many: all together may be {most}")]
+    #[error(
+        "{size} pixels are too many: all together may be {most}; save the picture smaller first"
+    )]
     TooLarge {
         /// The picture's size.
         size: Size,
         /// The most that are decoded.
+        most: usize,
+    },
+    /// The pixels would take too many bytes: they have 16 bits a colour.
+    #[error(
+        "{size} pixels would take {needed} bytes, and may take {most}: save the picture smaller, or with 8 bits a colour, first"
+    )]
+    TooManyBytes {
+        /// The picture's size.
+        size: Size,
+        /// Bytes of its pixels.
+        needed: u64,
+        /// The most that are decoded.
+        most: u64,
+    },
+    /// Resizing would make too many pixels.
+    #[error(
+        "{from} pixels resized to {size} are too many: all together may be {most}; try --size {suggestion}"
+    )]
+    Enlarged {
+        /// The picture's size.
+        from: Size,
+        /// The size that was asked for.
+        size: Size,
+        /// The most that a picture may have.
+        most: usize,
+        /// The largest longer side that is allowed.
+        suggestion: usize,
+    },
+    /// The host has less memory than decoding and resizing need.
+    #[error(
+        "{size} pixels need {needed} bytes of memory to be read, and there are less: save the picture smaller first"
+    )]
+    Memory {
+        /// The picture's size.
+        size: Size,
+        /// Bytes that are needed at once.
+        needed: u64,
+    },
+    /// The format that is written cannot say such a size.
+    #[error(
+        "a JPEG of {size} pixels cannot be written, its sides may have {most}: choose a name that ends in .png, or --size {most}"
+    )]
+    TooLong {
+        /// The painting's size.
+        size: Size,
+        /// The longest side.
         most: usize,
     },
     /// The file name's ending names no format that can be written.

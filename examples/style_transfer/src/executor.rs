@@ -68,6 +68,15 @@ impl Executor {
     }
 }
 
+/// Whether a picture of this size can be run on `context`, as far as it can be told before anything is prepared.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn check(context: &Context, stages: &[Stage], size: Size) -> Result<(), Error> {
+    match context.device() {
+        None => crate::host::check(stages, size),
+        Some(device) => Ok(crate::gpu::check_size(stages, size, &device.limits())?),
+    }
+}
+
 /// Height and width of a tensor of shape `(1, C, H, W)`.
 pub(crate) fn size_of(tensor: &Tensor<'_>) -> Size {
     let shape = tensor.shape();

@@ -37,34 +37,10 @@ impl HostNet {
         (&self.stages, &mut self.norms)
     }
 
-    /// Whether there is memory for a picture of this size. Where the system promises more than it has, nobody can tell.
+    /// Whether there is memory for a picture of this size.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn check(&self, size: Size) -> Result<(), Error> {
-        let needed = self.bytes(size);
-        if is_there(needed) {
-            return Ok(());
-        }
-        let longer = size.height.max(size.width) as f64;
-        let mut suggestion = longer;
-        while suggestion > 1.0 && !is_there((needed as f64 * (suggestion / longer).powi(2)) as u64)
-        {
-            suggestion *= 0.75;
-        }
-        Err(Error::Memory { size, needed, suggestion: suggestion as usize })
-    }
-
-    /// Of the activations that are there at once: what a stage reads, convolves, and writes, and its block's input.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn bytes(&self, mut size: Size) -> u64 {
-        let mut largest = 0;
-        for Stage { geometry, finish, .. } in &self.stages {
-            size = geometry.output(size);
-            largest = largest.max(size.area() as u64 * geometry.out_channels as u64 * 4);
-            if *finish == Finish::ReluPool {
-                size = Size::new(size.height / 2, size.width / 2);
-            }
-        }
-        4 * largest
+        check(&self.stages, size)
     }
 
     /// What the stages make of `input`, of shape `(1, C, H, W)`.
@@ -118,9 +94,38 @@ impl HostNet {
     }
 }
 
+/// Whether there is memory for a picture of this size. Where the system promises more than it has, nobody can tell.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn check(stages: &[Stage], size: Size) -> Result<(), Error> {
+    let needed = bytes(stages, size);
+    if is_there(needed) {
+        return Ok(());
+    }
+    let longer = size.height.max(size.width) as f64;
+    let mut suggestion = longer;
+    while suggestion > 1.0 && !is_there((needed as f64 * (suggestion / longer).powi(2)) as u64) {
+        suggestion *= 0.75;
+    }
+    Err(Error::Memory { size, needed, suggestion: suggestion as usize })
+}
+
+/// Bytes of the activations that are there at once: what a stage reads, convolves, and writes, and its block's input.
+#[cfg(not(target_arch = "wasm32"))]
+fn bytes(stages: &[Stage], mut size: Size) -> u64 {
+    let mut largest = 0;
+    for Stage { geometry, finish, .. } in stages {
+        size = geometry.output(size);
+        largest = largest.max(size.area() as u64 * geometry.out_channels as u64 * 4);
+        if *finish == Finish::ReluPool {
+            size = Size::new(size.height / 2, size.width / 2);
+        }
+    }
+    4 * largest
+}
+
 /// Whether so many bytes can be had at once.
 #[cfg(not(target_arch = "wasm32"))]
-fn is_there(bytes: u64) -> bool {
+pub(crate) fn is_there(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok())
 }
 

@@ -35,6 +35,8 @@ mod norms;
 mod picture;
 mod planes;
 #[cfg(not(target_arch = "wasm32"))]
+mod source;
+#[cfg(not(target_arch = "wasm32"))]
 mod styles;
 mod stylizer;
 #[cfg(test)]
@@ -49,6 +51,8 @@ pub use net::{Finish, Geometry, NormWeights, SMALLEST_SIDE, Size, Stage, Transfo
 #[cfg(not(target_arch = "wasm32"))]
 pub use picture::{Format, Picture, read_file};
 pub use planes::Planes;
+#[cfg(not(target_arch = "wasm32"))]
+pub use source::PictureFile;
 #[cfg(not(target_arch = "wasm32"))]
 pub use styles::{PHOTOGRAPH, STYLES, Style};
 pub use stylizer::{Progress, Stylizer};

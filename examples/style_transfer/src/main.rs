@@ -1,5 +1,7 @@
 //! The command line: options in, one picture out, messages that say what to do.
 
+mod output;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use output::Output;
 use style_transfer::{
-    AdaInNet, Error, Format, PHOTOGRAPH, Picture, STYLES, Style, Stylizer, TransformerNet,
-    read_file,
+    ADAIN_SMALLEST_SIDE, AdaInNet, Error, Format, PHOTOGRAPH, Picture, PictureError, PictureFile,
+    SMALLEST_SIDE, STYLES, Size, Style, Stylizer, TransformerNet, read_file,
 };
 use wgnorm::{Context, ContextOptions, Preference};
 
@@ -33,8 +36,11 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
     /// Resize so that the longer side has this many pixels; unchanged if left out
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     size: Option<u32>,
+    /// Let the painting replace the photograph, or the picture of --adain, where OUTPUT names it
+    #[arg(long)]
+    overwrite_input: bool,
     /// Print the embedded styles and exit
     #[arg(long)]
     list: bool,
@@ -84,7 +90,8 @@ fn main() -> ExitCode {
     let options = Options::parse();
     if options.list {
         for style in STYLES {
-            say(format_args!("{:8}{}", style.name, style.about));
+            // Whoever read the first ones may have gone (`| head`), which is no failure.
+            let _ = writeln!(std::io::stdout(), "{:8}{}", style.name, style.about);
         }
         return ExitCode::SUCCESS;
     }
@@ -97,28 +104,25 @@ fn main() -> ExitCode {
     }
 }
 
-/// A line of output. Whoever read the first ones may have gone (`| head`), which is no failure.
-fn say(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(std::io::stdout(), "{line}");
-}
-
+/// Checks come first, those that need only numbers before those that open a device; then comes the work.
 fn run(options: &Options) -> Result<(), Failure> {
-    // All that can be wrong with the arguments comes before the work.
     let format = Format::of(&options.output).map_err(|e| failure(options.output.display(), &e))?;
+    let output = find_output(options)?;
     let style = load_style(options)?;
-    let mut picture = load_picture(options.input.as_deref())?;
+    let file = load_picture(options.input.as_deref())?;
     let source = options.input.as_deref().unwrap_or(Path::new("embedded photograph")).display();
-    if let Some(pixels) = options.size {
-        picture = picture.resized(pixels);
-    }
-    let output = Output::claim(&options.output)?;
+    let size = planned(&file, options.size, style.smallest_side()).map_err(|e| e.of(&source))?;
+    let painted = style.painted(size);
+    format.check(painted).map_err(|e| failure(options.output.display(), &e))?;
 
     let context = open(options.backend)?;
-    say(format_args!("back end  {context}")); // and why, if it is not what was hoped for
-    say(format_args!("style     {}; picture {}", style.about, picture.size()));
+    style.check(&context, size).map_err(|e| failure(&source, &e))?;
+    let picture = decode(&file, options.size, &source)?;
+    drop(file);
+    output.say(format_args!("back end  {context}")); // and why, if it is not what was hoped for
+    output.say(format_args!("style     {}; picture {}", style.about, picture.size()));
     let began = Instant::now();
-    let made = pollster::block_on(style.stylizer(&context));
-    let mut stylizer = made.map_err(|e| failure(&style.name, &e))?;
+    let mut stylizer = style.stylizer(&context)?;
     let prepared = began.elapsed();
 
     let began = Instant::now();
@@ -128,11 +132,68 @@ fn run(options: &Options) -> Result<(), Failure> {
     })?;
     let painted = began.elapsed();
     let bytes = painting.encode(format).map_err(|e| failure(options.output.display(), &e))?;
-    output.write(&bytes)?;
+    output.write(&bytes).map_err(|e| failure(options.output.display(), &e))?;
     let (prepared, painted) = (seconds(prepared), seconds(painted));
-    say(format_args!("times     {prepared} to prepare, {painted} to paint"));
-    say(format_args!("wrote     {}", options.output.display()));
+    output.say(format_args!("times     {prepared} to prepare, {painted} to paint"));
+    output.say(format_args!("wrote     {}", options.output.display()));
     Ok(())
+}
+
+/// Where the painting goes, if that is none of the files that it is made of.
+fn find_output(options: &Options) -> Result<Output, Failure> {
+    let AdaInOptions { adain, encoder, decoder, .. } = &options.adain;
+    let style = Path::new(&options.style);
+    let inputs = [
+        (options.input.as_deref(), "the photograph", true),
+        (adain.as_deref(), "the picture of the style", true),
+        (Style::named(&options.style).is_err().then_some(style), "the file of weights", false),
+        (encoder.as_deref(), "the file of weights", false),
+        (decoder.as_deref(), "the file of weights", false),
+    ];
+    let found = Output::find(&options.output).and_then(|output| {
+        for (input, what, allowed) in inputs {
+            let Some(input) = input else { continue };
+            if !(allowed && options.overwrite_input) {
+                output.spare(input, what, allowed)?;
+            }
+        }
+        Ok(output)
+    });
+    found.map_err(|e| failure(options.output.display(), &e))
+}
+
+/// The size that a picture is resized to, and refused for.
+fn planned(file: &PictureFile, longer: Option<u32>, smallest: usize) -> Result<Size, Refusal> {
+    let size = file.resized(longer).map_err(Refusal::from)?;
+    if size.height.min(size.width) >= smallest {
+        return Ok(size);
+    }
+    let refused = PictureError::TooSmall { size, smallest };
+    // The longer side with which the shorter is rounded to enough.
+    let from = file.size();
+    let (shorter, longer) = (from.height.min(from.width), from.height.max(from.width));
+    let enough = ((smallest as f64 - 0.5) * longer as f64 / shorter as f64).ceil() as u32;
+    let hint = file.resized(Some(enough)).is_ok().then_some(enough);
+    Err(Refusal { error: refused, hint })
+}
+
+/// An error, and a `--size` with which it is none.
+struct Refusal {
+    error: PictureError,
+    hint: Option<u32>,
+}
+
+impl From<PictureError> for Refusal {
+    fn from(error: PictureError) -> Refusal {
+        Refusal { error, hint: None }
+    }
+}
+
+impl Refusal {
+    fn of(self, source: impl std::fmt::Display) -> Failure {
+        let hint = self.hint.map(|n| format!("; try --size {n} or more")).unwrap_or_default();
+        Failure(format!("{source}: {}{hint}", self.error))
+    }
 }
 
 fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Error> {
@@ -159,17 +220,41 @@ struct Chosen {
 
 enum Method {
     Transformer(TransformerNet),
-    AdaIn { net: AdaInNet, style: Picture, alpha: f32 },
+    AdaIn { net: AdaInNet, style: PictureFile<'static>, size: Option<u32>, alpha: f32 },
 }
 
 impl Chosen {
-    async fn stylizer(&self, context: &Context) -> Result<Stylizer, Error> {
-        match &self.method {
-            Method::Transformer(net) => Stylizer::new(context, net).await,
-            Method::AdaIn { net, style, alpha } => {
-                Stylizer::adain(context, net, style, *alpha).await
-            }
+    fn smallest_side(&self) -> usize {
+        match self.method {
+            Method::Transformer(_) => SMALLEST_SIDE,
+            Method::AdaIn { .. } => ADAIN_SMALLEST_SIDE,
         }
+    }
+
+    /// The painting's size for a picture of `size`.
+    fn painted(&self, size: Size) -> Size {
+        match self.method {
+            Method::Transformer(_) => size,
+            Method::AdaIn { .. } => AdaInNet::output(size),
+        }
+    }
+
+    fn check(&self, context: &Context, size: Size) -> Result<(), Error> {
+        match &self.method {
+            Method::Transformer(net) => net.check(context, size),
+            Method::AdaIn { net, .. } => net.check(context, size),
+        }
+    }
+
+    fn stylizer(&self, context: &Context) -> Result<Stylizer, Failure> {
+        let made = match &self.method {
+            Method::Transformer(net) => pollster::block_on(Stylizer::new(context, net)),
+            Method::AdaIn { net, style, size, alpha } => {
+                let style = decode(style, *size, &self.name)?;
+                pollster::block_on(Stylizer::adain(context, net, &style, *alpha))
+            }
+        };
+        made.map_err(|e| failure(&self.name, &e))
     }
 }
 
@@ -214,20 +299,34 @@ fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
         Error::Decoder(_) => failure(decoder.0.display(), &error),
         _ => failure(encoder.0.display(), &error),
     })?;
-    let mut style = load_picture(Some(path))?;
-    if style.size().height.max(style.size().width) > STYLE_SIDE as usize {
-        style = style.resized(STYLE_SIDE);
-    }
+    let style = load_picture(Some(path))?;
+    let longer = style.size().height.max(style.size().width);
+    let size = (longer > STYLE_SIDE as usize).then_some(STYLE_SIDE);
     let (name, alpha) = (path.display().to_string(), options.alpha);
-    let about = format!("{name} {} by AdaIn, alpha {alpha}, width {}", style.size(), net.width());
-    Ok(Chosen { name, about, method: Method::AdaIn { net, style, alpha } })
+    let reduced = planned(&style, size, ADAIN_SMALLEST_SIDE);
+    let reduced = reduced.map_err(|refused| failure(&name, &refused.error))?;
+    let about = format!("{name} {reduced} by AdaIn, alpha {alpha}, width {}", net.width());
+    Ok(Chosen { name, about, method: Method::AdaIn { net, style, size, alpha } })
 }
 
-fn load_picture(path: Option<&Path>) -> Result<Picture, Failure> {
+/// A picture's file, of which only the header is decoded.
+fn load_picture(path: Option<&Path>) -> Result<PictureFile<'static>, Failure> {
     match path {
-        None => Picture::decode(PHOTOGRAPH).map_err(|e| failure("embedded photograph", &e)),
-        Some(path) => Picture::open(path).map_err(|e| failure(path.display(), &e)),
+        None => PictureFile::new(PHOTOGRAPH).map_err(|e| failure("embedded photograph", &e)),
+        Some(path) => PictureFile::open(path).map_err(|e| failure(path.display(), &e)),
     }
+}
+
+fn decode(
+    file: &PictureFile,
+    longer: Option<u32>,
+    name: impl std::fmt::Display,
+) -> Result<Picture, Failure> {
+    let picture = file.decode(longer).map_err(|e| failure(&name, &e))?;
+    if picture.is_cut_off() {
+        eprintln!("warning: {name}: the file is cut off; what there is of it is painted");
+    }
+    Ok(picture)
 }
 
 fn open(backend: Backend) -> Result<Context, Failure> {
@@ -247,40 +346,4 @@ fn seconds(duration: Duration) -> String {
 
 fn failure(what: impl std::fmt::Display, error: &dyn std::error::Error) -> Failure {
     Failure(format!("{what}: {error}"))
-}
-
-/// The output file, opened before the work so that a name that cannot be written costs no waiting. What it held stays
-/// until there is something better; where there was no file, none is left behind by a failure.
-struct Output<'a> {
-    path: &'a Path,
-    created: bool,
-}
-
-impl<'a> Output<'a> {
-    fn claim(path: &'a Path) -> Result<Output<'a>, Failure> {
-        let created = !path.exists();
-        let opened =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
-        opened.map_err(|e| unwritable(path, e))?;
-        Ok(Output { path, created })
-    }
-
-    fn write(mut self, bytes: &[u8]) -> Result<(), Failure> {
-        std::fs::write(self.path, bytes).map_err(|e| unwritable(self.path, e))?;
-        self.created = false;
-        Ok(())
-    }
-}
-
-impl Drop for Output<'_> {
-    fn drop(&mut self) {
-        if self.created {
-            // Nothing to say if even that fails: another message is on its way.
-            let _ = std::fs::remove_file(self.path);
-        }
-    }
-}
-
-fn unwritable(path: &Path, error: std::io::Error) -> Failure {
-    failure(path.display(), &style_transfer::PictureError::Write(error))
 }

@@ -1,32 +1,26 @@
 //! Pictures: read in any of three formats, turned upright, flattened, resized, and written again.
 
 use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Read;
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
-use image::{
-    DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits, RgbImage, imageops,
-};
+use image::{DynamicImage, ImageEncoder, RgbImage, imageops};
 
 use crate::error::PictureError;
 use crate::net::Size;
 use crate::planes::Planes;
+use crate::source::PictureFile;
 
-/// The longest side that is decoded: beyond what cameras make, small enough that no header can exhaust memory.
-const LONGEST_SIDE: u32 = 32_768;
-/// The most pixels, 16384x16384: a few kilobytes can unpack to any number of gray ones, which take 12 bytes each here.
-const MOST_PIXELS: usize = 1 << 28;
-/// The largest file that is read.
-const FILE_BYTES: u64 = 256 << 20;
-/// What the decoder may allocate: 16384x16384 pixels of four bytes.
-const DECODED_BYTES: u64 = 1 << 30;
 /// JPEG quality: artefacts of lower ones show beside a style's hard edges.
 const JPEG_QUALITY: u8 = 92;
+/// The longest side that a JPEG's 16 bits can say.
+const JPEG_SIDE: usize = 65_535;
 
 /// An upright, opaque picture of eight bits per colour.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Picture {
     pixels: RgbImage,
+    cut_off: bool,
 }
 
 /// A format that can be written, by the ending of the file's name.
@@ -48,42 +42,37 @@ impl Format {
             _ => Err(PictureError::UnknownFormat(ending)),
         }
     }
+
+    /// Whether the format can hold a picture of this size.
+    ///
+    /// # Errors
+    /// [`PictureError::TooLong`] for a JPEG with a side above 65535 pixels.
+    pub fn check(self, size: Size) -> Result<(), PictureError> {
+        if self == Format::Jpeg && size.height.max(size.width) > JPEG_SIDE {
+            return Err(PictureError::TooLong { size, most: JPEG_SIDE });
+        }
+        Ok(())
+    }
 }
 
 impl Picture {
-    /// Decodes JPEG, PNG or WebP (told apart by content, not by name), turns the picture upright as its EXIF data
-    /// ask, and lays transparent ones on white, as a browser shows them on an empty page.
+    /// Decodes JPEG, PNG or WebP (told apart by content, not by name), as [`PictureFile::decode`] does.
     pub fn decode(bytes: &[u8]) -> Result<Picture, PictureError> {
-        let mut reader = ImageReader::new(Cursor::new(bytes))
-            .with_guessed_format()
-            .map_err(PictureError::Read)?;
-        if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_has_an_end(bytes) {
-            return Err(PictureError::CutOff);
-        }
-        let mut limits = Limits::default();
-        limits.max_image_width = Some(LONGEST_SIDE);
-        limits.max_image_height = Some(LONGEST_SIDE);
-        limits.max_alloc = Some(DECODED_BYTES);
-        reader.limits(limits.clone());
-        let mut decoder = reader.into_decoder().map_err(PictureError::Decode)?;
-        let (width, height) = decoder.dimensions();
-        let size = Size::new(height as usize, width as usize);
-        if size.area() > MOST_PIXELS {
-            return Err(PictureError::TooLarge { size, most: MOST_PIXELS });
-        }
-        // The decoder counts its own memory, not what it decodes to.
-        limits.reserve(decoder.total_bytes()).map_err(PictureError::Decode)?;
-        // A picture with broken EXIF data is still a picture: shown as stored.
-        let orientation =
-            decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-        let mut decoded = DynamicImage::from_decoder(decoder).map_err(PictureError::Decode)?;
-        decoded.apply_orientation(orientation);
-        Ok(Picture { pixels: flatten(decoded) })
+        PictureFile::new(bytes)?.decode(None)
     }
 
     /// Reads and decodes a file.
     pub fn open(path: &std::path::Path) -> Result<Picture, PictureError> {
-        Picture::decode(&read_file(path, FILE_BYTES).map_err(PictureError::Read)?)
+        PictureFile::open(path)?.decode(None)
+    }
+
+    pub(crate) fn flattened(decoded: DynamicImage, cut_off: bool) -> Picture {
+        Picture { pixels: flatten(decoded), cut_off }
+    }
+
+    /// Whether the file that this was decoded from is cut off, so that a part of the picture may be missing.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off
     }
 
     /// The size in pixels.
@@ -93,17 +82,10 @@ impl Picture {
 
     /// The same picture with its longer side `pixels` long, the shorter in proportion (at least one pixel).
     pub fn resized(&self, pixels: u32) -> Picture {
-        let (width, height) = self.pixels.dimensions();
-        let longer = f64::from(width.max(height));
-        let side = |n: u32| ((f64::from(n) * f64::from(pixels) / longer).round() as u32).max(1);
-        Picture {
-            pixels: imageops::resize(
-                &self.pixels,
-                side(width),
-                side(height),
-                imageops::FilterType::Lanczos3,
-            ),
-        }
+        let Size { height, width } = self.size().with_longer_side(pixels);
+        let filter = imageops::FilterType::Lanczos3;
+        let pixels = imageops::resize(&self.pixels, width as u32, height as u32, filter);
+        Picture { pixels, cut_off: self.cut_off }
     }
 
     /// The network's input.
@@ -117,7 +99,8 @@ impl Picture {
     /// even (as PyTorch's `round` does, so that pictures compare equal).
     pub fn from_planes(planes: &Planes, size: Size) -> Picture {
         let pixel = |x, y| image::Rgb(planes.pixel(x as usize, y as usize));
-        Picture { pixels: RgbImage::from_fn(size.width as u32, size.height as u32, pixel) }
+        let pixels = RgbImage::from_fn(size.width as u32, size.height as u32, pixel);
+        Picture { pixels, cut_off: false }
     }
 
     /// The bytes of a file in `format`.
@@ -143,9 +126,14 @@ impl Picture {
 /// The bytes of a file, which may be a device that never ends: an error above `most` of them.
 pub fn read_file(path: &std::path::Path, most: u64) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        let reason = format!("it is larger than {} MiB", most >> 20);
+    let file = File::open(path)?;
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    if length <= most {
+        file.take(most + 1).read_to_end(&mut bytes)?;
+    }
+    if length.max(bytes.len() as u64) > most {
+        let found = if length > most { format!(", it has {length} bytes") } else { String::new() };
+        let reason = format!("it is larger than {} MiB{found}", most >> 20);
         return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
     }
     Ok(bytes)
@@ -167,28 +155,14 @@ fn flatten(decoded: DynamicImage) -> RgbImage {
     flat
 }
 
-/// Whether an end-of-image marker follows the first scan. Thumbnails in the headers, which have ends of their own, are
-/// stepped over.
-fn jpeg_has_an_end(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
-        if marker == 0xda {
-            return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
-        }
-        at += 2 + usize::from(u16::from_be_bytes([high, low]));
-    }
-    // Cut off in the headers, or something for the decoder to complain about.
-    at < bytes.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::MOST_PIXELS;
 
     fn picture(width: u32, height: u32) -> Picture {
-        Picture {
-            pixels: RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7])),
-        }
+        let pixels = RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        Picture { pixels, cut_off: false }
     }
 
     #[test]
@@ -287,7 +261,9 @@ mod tests {
         }
         // 16 bits of four colours: twice what may be decoded to.
         match Picture::decode(&png_of(16_384, 16_384, [16, 6])) {
-            Err(PictureError::Decode(image::ImageError::Limits(_))) => {}
+            Err(PictureError::TooManyBytes { needed, most, .. }) => {
+                assert_eq!((needed, most), (1 << 31, 1 << 30));
+            }
             other => panic!("{:?}", other.map(|picture| picture.size())),
         }
         let sides = [(0, 0), (0, 5), (5, 0), (65_535, 65_535), (40_000, 1), (1 << 31, 1 << 31)];
@@ -296,7 +272,9 @@ mod tests {
         let canvases = [webp(1 << 24, 1 << 24), webp(16_384, 16_384)].into_iter();
         for bytes in files.chain(jpegs).chain(canvases).chain([png(4000, 4000)]) {
             match Picture::decode(&bytes) {
-                Err(PictureError::Decode(_) | PictureError::TooLarge { .. }) => {}
+                Err(
+                    PictureError::Decode(_) | PictureError::CutOff | PictureError::TooLarge { .. },
+                ) => {}
                 Err(other) => panic!("{other}"),
                 // Decoders fill up what is missing of a JPEG.
                 Ok(picture) => panic!("{:?} of {} bytes", picture.size(), bytes.len()),

@@ -4,6 +4,8 @@ use wgnorm::{Context, Parameters, Tensor};
 
 use crate::adain::{ADAIN_SMALLEST_SIDE, AdaInNet};
 use crate::error::{Error, PictureError};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::executor;
 use crate::executor::{Executor, size_of};
 use crate::net::{SMALLEST_SIDE, Size, TransformerNet};
 use crate::norms::StyleNorm;
@@ -162,6 +164,33 @@ impl Stylizer {
         let (from, to) = (picture.size(), output.size);
         let size = Size::new(from.height.min(to.height), from.width.min(to.width));
         Ok(Picture::from_planes(&output, size))
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl TransformerNet {
+    /// Whether a picture of `size` can be painted on `context`, as far as numbers tell; nothing is prepared.
+    ///
+    /// # Errors
+    /// [`PictureError::TooSmall`] below [`SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] where the device holds less;
+    /// on the host [`Error::Memory`] where there is less.
+    pub fn check(&self, context: &Context, size: Size) -> Result<(), Error> {
+        check_side(size, SMALLEST_SIDE)?;
+        executor::check(context, self.stages(), size)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl AdaInNet {
+    /// Whether a picture of `size` can be painted on `context`, as far as numbers tell; nothing is prepared.
+    ///
+    /// # Errors
+    /// [`PictureError::TooSmall`] below [`ADAIN_SMALLEST_SIDE`]; [`crate::GpuError::TooLarge`] where the device holds
+    /// less; on the host [`Error::Memory`] where there is less.
+    pub fn check(&self, context: &Context, size: Size) -> Result<(), Error> {
+        check_side(size, ADAIN_SMALLEST_SIDE)?;
+        // The decoder is the encoder's mirror image and needs no more.
+        executor::check(context, self.encoder(), size)
     }
 }
 

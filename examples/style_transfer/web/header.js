@@ -26,20 +26,24 @@ function png(view, letters) {
   return { ...size, whole: false };
 }
 
-/** Segments: 0xff, kind, length, bytes; after the one that starts the scan, 0xff 0xd9 can only be the end. */
+/**
+ * Markers: 0xff, as often as it likes, and a kind. Most begin a segment, with its length; the last is 0xd9. What lies
+ * between segments is the picture itself, where 0xff stands before 0 and before markers that restart it.
+ */
 function jpeg(bytes, view) {
   const size = {};
-  for (let at = 2; ; at += 2 + view.getUint16(at + 2)) {
+  let at = 2;
+  while ((at = bytes.indexOf(0xff, at)) >= 0) {
     while (view.getUint8(at + 1) === 0xff) at += 1; // fill bytes
     const kind = view.getUint8(at + 1);
+    // Cameras append previews and films: it need not be the file's end.
+    if (kind === 0xd9) return { ...size, whole: true };
     const isFrame = kind >= 0xc0 && kind <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(kind);
     if (isFrame) Object.assign(size, { height: view.getUint16(at + 5), width: view.getUint16(at + 7) });
-    if (kind !== 0xda) continue;
-    // Cameras append previews and films: it need not be the file's end.
-    let end = at;
-    while ((end = bytes.indexOf(0xff, end + 1)) >= 0 && bytes[end + 1] !== 0xd9);
-    return { ...size, whole: end >= 0 };
+    const isAlone = kind <= 0x01 || (kind >= 0xd0 && kind <= 0xd8);
+    at += isAlone ? 2 : 2 + view.getUint16(at + 2);
   }
+  return { ...size, whole: false };
 }
 
 /** The first chunk is one of three kinds, each with its own way to write the size. */

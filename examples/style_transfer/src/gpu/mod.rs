@@ -120,8 +120,7 @@ impl GpuNet {
     /// Whether the device's limits hold a picture of this size.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn check(&self, size: Size) -> Result<(), Error> {
-        let plan = SlotPlan::new(&self.stages, size);
-        Ok(check(&self.stages, &plan, size, &self.device.limits())?)
+        Ok(check_size(&self.stages, size, &self.device.limits())?)
     }
 
     async fn prepare(&self, size: Size) -> Result<Fitted, Error> {
@@ -245,6 +244,16 @@ impl GpuNet {
         let (x, y) = (&stage.convolved, &stage.output);
         Ok(norm.record(&self.context, pass, x, y, &extras, Mode::Eval)?)
     }
+}
+
+/// Whether a device with these limits holds a picture of this size.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn check_size(
+    stages: &[Stage],
+    size: Size,
+    limits: &wgpu::Limits,
+) -> Result<(), GpuError> {
+    check(stages, &SlotPlan::new(stages, size), size, limits)
 }
 
 /// Refuses pictures whose activations exceed the device's limits, before anything is allocated.

@@ -7,6 +7,8 @@ use crate::net::Size;
 
 /// Lanes of a workgroup, as `pool.wgsl` has them.
 const LANES: u32 = 64;
+/// WebGPU's limit of workgroups in each dimension of a grid.
+const MAX_GRID: u32 = 65_535;
 
 /// The pipeline of `pool.wgsl`.
 pub(super) struct Pool {
@@ -47,7 +49,9 @@ impl Pool {
             layout: &self.pipeline.get_bind_group_layout(0),
             entries: &entries.collect::<Vec<_>>(),
         });
-        let groups = [(width / 2).div_ceil(LANES), height / 2, planes as u32];
+        // Where the output has more columns or rows than a grid, each lane takes several.
+        let groups = [(width / 2).div_ceil(LANES), height / 2].map(|n| n.min(MAX_GRID));
+        let groups = [groups[0], groups[1], planes as u32];
         Pooling { pipeline: self.pipeline.clone(), bind_group, groups }
     }
 }
@@ -96,6 +100,28 @@ mod tests {
         let expected =
             rows.flat_map(|row| (0..131).map(move |column| (row + 2 * column + 1) as f32));
         assert_eq!(y.to_vec_blocking().unwrap(), expected.collect::<Vec<_>>());
+    }
+
+    /// Pictures may have sides of any length, grids may not.
+    #[test]
+    fn more_rows_than_a_grid_has_are_pooled() {
+        let Some(context) = gpu() else { return };
+        let (device, queue) = (context.device().unwrap(), context.queue().unwrap());
+        let rows = MAX_GRID as usize + 2;
+        let values: Vec<f32> = (0..2 * 2 * rows).map(|i| i as f32).collect();
+        let x = Tensor::from_slice([values.len()], &values).unwrap().to_context(&context).unwrap();
+        let y = Tensor::zeros(&context, [1, rows, 1]).unwrap();
+        let submitted = guarded(device, || {
+            let size = Size::new(2 * rows, 2);
+            let (x, y) = (x.buffer().unwrap().0, y.buffer().unwrap().0);
+            let pooling = Pool::new(device, queue).prepare(1, size, x, y);
+            let mut encoder = device.create_command_encoder(&Default::default());
+            pooling.record(&mut encoder.begin_compute_pass(&Default::default()));
+            queue.submit([encoder.finish()]);
+        });
+        pollster::block_on(submitted).unwrap();
+        let expected: Vec<_> = (0..rows).map(|row| (4 * row + 3) as f32).collect();
+        assert!(y.to_vec_blocking().unwrap() == expected);
     }
 
     #[test]

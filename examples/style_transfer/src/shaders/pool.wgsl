@@ -1,5 +1,5 @@
 // pool: of each 2x2 elements of a plane the largest, NaN if one is; a last odd row or column is left out.
-// Grid: x columns of the output, y its rows, z planes.
+// Grid: x columns of the output, y its rows, as far as a grid goes and then again from its start, z planes.
 // host twin: src/host.rs
 
 struct Shape {
@@ -21,13 +21,15 @@ fn largest(a: f32, b: f32) -> f32 {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let height = shape.in_height / 2u;
     let width = shape.in_width / 2u;
-    if (id.x < width) {
-        let top = (id.z * shape.in_height + 2u * id.y) * shape.in_width + 2u * id.x;
-        let bottom = top + shape.in_width;
-        y[(id.z * height + id.y) * width + id.x] =
-            largest(largest(x[top], x[top + 1u]), largest(x[bottom], x[bottom + 1u]));
+    for (var row = id.y; row < height; row += groups.y) {
+        for (var column = id.x; column < width; column += 64u * groups.x) {
+            let top = (id.z * shape.in_height + 2u * row) * shape.in_width + 2u * column;
+            let bottom = top + shape.in_width;
+            y[(id.z * height + row) * width + column] =
+                largest(largest(x[top], x[top + 1u]), largest(x[bottom], x[bottom + 1u]));
+        }
     }
 }

@@ -714,6 +714,67 @@ test("a_file_that_is_cut_off_is_painted_and_told", () =>
     await says(page, "“flower.png” is cut off, and too little of it is there to be painted.");
   }, fake({})));
 
+test("jpegs_are_whole_or_cut_off_as_the_program_finds_them", () =>
+  visit(async (page) => {
+    await painted(page);
+    // Restart intervals; several scans, each with restart intervals.
+    for (const name of ["restarts.jpg", "progressive.jpg"]) {
+      const jpeg = data(name);
+      const marks = markers(jpeg);
+      // A marker may have any number of 0xff before it, and the last need not be the file's end.
+      const filled = marks.slice(1).map((at) => Buffer.concat([jpeg.subarray(0, at), Buffer.alloc(3, 255), jpeg.subarray(at)]));
+      const everywhere = marks.map((at, i) => Buffer.concat([Buffer.alloc(i && 2, 255), jpeg.subarray(at, marks[i + 1])]));
+      const thumbnail = Buffer.from("ffe1000effd8ffdaffd968657265ffd9", "hex");
+      const within = Buffer.concat([jpeg.subarray(0, 2), thumbnail, jpeg.subarray(2)]);
+      const whole = [jpeg, ...filled, Buffer.concat(everywhere), within, Buffer.concat([jpeg, Buffer.from("film")])];
+      for (const found of await readings(page, whole, name)) equal(found, "45x37", `${name} is whole`);
+
+      const scans = marks.filter((at) => jpeg[at + 1] === 0xda);
+      // What looks like an end between two scans is none.
+      const between = Buffer.concat([jpeg.subarray(0, scans.at(-1)), thumbnail, jpeg.subarray(scans.at(-1))]);
+      const ends = Array.from({ length: jpeg.length }, (_, end) => end).slice(3);
+      const cuts = ends.filter((end) => end % 5 === 0 || end + 20 > jpeg.length).map((end) => jpeg.subarray(0, end));
+      cuts.push(...[within, between].map((file) => file.subarray(0, file.length - 2)));
+      const found = await readings(page, cuts, name);
+      const first = found.findIndex((words) => words.startsWith("45x37"));
+      for (const [at, words] of found.entries()) {
+        const painted = "45x37 The file is cut off; what there is of it is painted.";
+        const refused = `“${name}” is cut off, and too little of it is there to be painted.`;
+        equal(words, at < first ? refused : painted, `${name} cut after ${cuts[at].length} bytes`);
+      }
+      const least = cuts[first].length;
+      check(first > 0 && least < scans[0] + jpeg.length / 3, `nothing is painted of the first ${least} bytes`);
+    }
+  }, fake({})));
+
+/** Where a JPEG's markers are. */
+function markers(jpeg) {
+  const found = [];
+  for (let at = 0; at < jpeg.length; ) {
+    const isMarker = jpeg[at] === 0xff && jpeg[at + 1] !== 0;
+    if (isMarker) found.push(at);
+    const isAlone = jpeg[at + 1] >= 0xd0 && jpeg[at + 1] <= 0xd9;
+    at += !isMarker ? 1 : isAlone ? 2 : 2 + jpeg.readUInt16BE(at + 2);
+  }
+  return found;
+}
+
+/** What the page makes of each file before anything is painted: its size and its flaw, or why it cannot be read. */
+function readings(page, files, name) {
+  const read = async ([files, name]) => {
+    const { read } = await import("./picture.js");
+    const found = [];
+    for (const file of files) {
+      const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt());
+      const picture = read(new File([bytes], name, { type: "image/jpeg" }), 1024);
+      const words = ({ width, height, flaw }) => [`${width}x${height}`, flaw].filter(Boolean).join(" ");
+      found.push(await picture.then(words, (error) => error.message));
+    }
+    return found;
+  };
+  return page.evaluate(read, [files.map((file) => file.toString("base64")), name]);
+}
+
 test("more_pixels_than_the_browser_opens", () =>
   visit(async (page) => {
     await painted(page);
