@@ -187,6 +187,9 @@ fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
 fn temporary() -> Builder<'static, 'static> {
     let mut builder = Builder::new();
     builder.prefix(".painting-").rand_bytes(12);
+    // As any new file: the system takes away what the user's mask says.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder
 }
 
@@ -216,11 +219,7 @@ fn nameless(_: &Path, _: &[u8], _: Option<&Metadata>) -> io::Result<Option<TempP
 
 /// The bytes in a file that is removed again unless it is kept.
 fn named(folder: &Path, bytes: &[u8], before: Option<&Metadata>) -> io::Result<TempPath> {
-    let mut builder = temporary();
-    // As any new file: the system takes away what the user's mask says.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
+    let mut file = temporary().tempfile_in(folder)?;
     fill(file.as_file_mut(), bytes, before)?;
     Ok(file.into_temp_path())
 }

@@ -81,6 +81,9 @@ impl Picture {
     }
 
     /// The same picture with its longer side `pixels` long, the shorter in proportion (at least one pixel).
+    ///
+    /// # Panics
+    /// Where there is no memory for so many pixels. [`PictureFile::decode`] resizes, too, and returns an error then.
     pub fn resized(&self, pixels: u32) -> Picture {
         let Size { height, width } = self.size().with_longer_side(pixels);
         let filter = imageops::FilterType::Lanczos3;
