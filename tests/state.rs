@@ -4,9 +4,9 @@ mod common;
 
 use common::{data, device, oracle, random, tolerance};
 use wgnorm::{
-    Affine, BatchNorm1d, BatchNorm2d, ConditionalInstanceNorm, ConfigError, Context, DType, Error,
-    Estimator, Extras, FusedBatchNorm1d, FusedBatchNorm3d, GroupNorm, Init, InstanceNorm,
-    InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, LazyBatchNorm1d, LazyInstanceNorm,
+    Affine, BatchNorm1d, ConditionalInstanceNorm, ConfigError, Context, DType, Error, Estimator,
+    Extras, FusedBatchNorm1d, FusedBatchNorm3d, GroupNorm, Init, InstanceNorm, InstanceNorm1d,
+    InstanceNorm2d, InstanceNorm3d, LayerNorm, LazyBatchNorm1d, LazyInstanceNorm,
     LazyInstanceNorm1d, Mask, MemoryOrder, Mode, Momentum, NormLayer, OneValue, OperandError,
     Parameters, RmsNorm, Shape, ShapeError, Tensor,
 };
@@ -190,8 +190,8 @@ fn empty_batches_are_counted() {
 fn gpu_empty_batches_are_counted_when_they_run() {
     let Some((device, queue)) = device::foreign(|_| ()) else { return };
     let context = Context::from_device(&device, &queue).unwrap();
-    let norm = BatchNorm2d::config(3).with_momentum(Momentum::Cumulative).init(&context).unwrap();
-    let [x, y] = [(); 2].map(|()| Tensor::zeros(&context, [0, 3, 4, 4]).unwrap());
+    let norm = BatchNorm1d::config(3).with_momentum(Momentum::Cumulative).init(&context).unwrap();
+    let [x, y] = [(); 2].map(|()| Tensor::zeros(&context, [0, 3, 4]).unwrap());
     let mut commands = device::encoder(&device);
     for _ in 0..2 {
         norm.record(&context, &mut commands, &x, &y, &Extras::new(), Mode::Train).unwrap();
@@ -369,13 +369,13 @@ fn host_statistics_of_another_type_are_named() {
 #[cfg(feature = "serde")]
 #[test]
 fn host_settings_without_a_type_are_float32() {
-    let config = BatchNorm2d::config(3).with_eps(0.5);
+    let config = BatchNorm1d::config(3).with_eps(0.5);
     let text = serde_json::to_string(&config).unwrap();
     let old = text.replace(",\"dtype\":\"F32\"", "");
     assert!(old.len() < text.len(), "{text}");
-    assert_eq!(serde_json::from_str::<wgnorm::BatchNormConfig<2>>(&old).unwrap(), config);
+    assert_eq!(serde_json::from_str::<wgnorm::BatchNormConfig<1>>(&old).unwrap(), config);
     let double = serde_json::to_string(&config.clone().with_dtype(DType::F64)).unwrap();
-    let read: wgnorm::BatchNormConfig<2> = serde_json::from_str(&double).unwrap();
+    let read: wgnorm::BatchNormConfig<1> = serde_json::from_str(&double).unwrap();
     assert_eq!(read.dtype, DType::F64);
 }
 
