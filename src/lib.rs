@@ -48,6 +48,8 @@
 //! | training step without elements, or of which a mask leaves none | counted like any other; `num_batches_tracked` of BatchNorm counts all |
 //! | `normalized_shape` with a size of 0 | an error, where PyTorch accepts it |
 //! | float64 | wants float64 parameters and running statistics (`with_dtype`, `cast`), on the host alone |
+//! | activations at infinity | PyTorch's formulas in f64: NaN where they multiply infinity by 0, but GELU(+∞) is +∞ |
+//! | a sample in a batch | has the bits that it has alone |
 //! | input and output | may be at the same place, or apart in one buffer |
 //!
 //! # Features
