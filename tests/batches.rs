@@ -4,7 +4,7 @@
 mod common;
 
 use common::device;
-use common::suite::{ACTIVATIONS, Case, Data, Family, run};
+use common::suite::{ACTIVATIONS, Case, Data, Family, From, run};
 use std::ops::Range;
 use wgnorm::{Context, DType, MemoryOrder, Mode};
 
@@ -119,6 +119,27 @@ fn settings() -> impl Iterator<Item = Case> {
 #[test]
 fn host_samples_alone_and_in_a_batch() {
     check(&Context::host(), settings());
+}
+
+/// Channels last, where the host cuts a sample into blocks of 65 536 elements and a single pixel is left.
+#[test]
+fn host_a_pixel_after_the_last_block() {
+    let shapes = [[2, 4, 16_385], [2, 6, 10_923], [3, 8, 8_193], [3, 16, 4_097], [3, 64, 1_025]];
+    let cases = shapes.into_iter().flat_map(|shape| {
+        let froms = [From::Mode, From::Given { constant: false }, From::Given { constant: true }];
+        froms.into_iter().flat_map(move |from| {
+            let families = [Family::Group(1), Family::Group(2), Family::Instance, Family::Layer(2)];
+            families.into_iter().enumerate().map(move |(i, family)| Case {
+                from,
+                // A batch is not normalized as one row where it is channels last.
+                order: if i == 3 { MemoryOrder::ChannelsFirst } else { MemoryOrder::ChannelsLast },
+                dtype: if from == From::Mode { DType::F32 } else { DTYPES[i % 3] },
+                activation: ACTIVATIONS[i % 2],
+                ..Case::new(family, shape)
+            })
+        })
+    });
+    check(&Context::host(), cases);
 }
 
 #[test]

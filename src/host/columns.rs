@@ -31,8 +31,10 @@ impl Walk {
 
     /// All elements as columns, those of one sample after the other; `None` if they are none.
     pub fn columns(&self) -> Option<impl Iterator<Item = Columns>> {
+        // An axis of which one pixel was cut out still has its stride. That pixel is a column like all others, so that
+        // its bits do not depend on where the cuts are.
         let only_data = |axis: &Axis| {
-            axis.extent > 1
+            axis.stride.data > 0
                 && axis.stride == Indices { data: axis.stride.data, ..Indices::default() }
         };
         let pixels = (0..3).rev().find(|&d| only_data(&self.axes[d]))?;
