@@ -15,6 +15,11 @@ fn positive(v: vec4<f32>) -> vec4<bool> {
   return (bits > vec4(0u)) & (bits <= vec4(0x7f800000u));
 }
 
+// Where the sign is minus, that of -0 included, so that activations of 0 keep its sign.
+fn negative(v: vec4<f32>) -> vec4<bool> {
+  return bitcast<vec4<i32>>(v) < vec4(0);
+}
+
 // |v|, and what its activation is made of: h² is exp(-|v|) for SiLU and sigmoid, exp(-2|v|) for tanh, and the
 // corresponding function for the GELUs; h² · p is the probability at -|v|. h stays a normal number, whatever a
 // device does to subnormal ones.
@@ -77,13 +82,13 @@ fn activate(v: vec4<f32>) -> vec4<f32> {
     // Far from 0 the quotient, near it, where that would cancel, Taylor's series: to a^9, for a < 0.35 off by 1e-7 of the value.
     let near = at.a * (1.0 + q * (-1.0 / 3.0 + q * (2.0 / 15.0 + q * (-17.0 / 315.0 + q * (62.0 / 2835.0)))));
     let magnitude = select((1.0 - at.h * at.h) * at.p, near, at.a < vec4(0.35));
-    return but_nan(select(-magnitude, magnitude, positive(v)), v, vec4(false));
+    return but_nan(select(magnitude, -magnitude, negative(v)), v, vec4(false));
   }
   if ACTIVATION == 7u {
     return but_nan(select(at.h * (at.h * at.p), at.p, positive(v)), v, vec4(false));
   }
   let below = (at.a * at.h) * (at.h * at.p);
-  return but_nan(select(-below, v - below, positive(v)), v, bitcast<vec4<u32>>(v) == vec4(0xff800000u));
+  return but_nan(select(v - below, -below, negative(v)), v, bitcast<vec4<u32>>(v) == vec4(0xff800000u));
 }
 
 // dy · act'(v). At the kinks as in PyTorch: 0 for ReLU, which is a choice there and no product, the slope for the
