@@ -76,7 +76,7 @@ pub enum ConfigError {
     },
     /// `eps` must be finite in f32 and not negative. (PyTorch's BatchNorm refuses a negative one too; its
     /// other layers take the root of `var + eps`, which is NaN where the variance is smaller than that.)
-    #[error("{layer}: eps must be finite in f32 and >= 0, got {got}")]
+    #[error("{layer}: eps must be finite in f32 and >= 0, got {got:?}")]
     Eps {
         /// The layer's name.
         layer: &'static str,
@@ -211,7 +211,9 @@ pub enum ShapeError {
     /// Operands whose element types do not go together: `y`, `dy` and addends have x's; f64 wants f64
     /// parameters and running statistics, the other types f32 or 16-bit ones. A layer is built in another
     /// type by its settings' `with_dtype`, or made from one that is there by `cast`.
-    #[error("{layer}: {operand} must be {expected}, got {got}")]
+    #[error(
+        "{layer}: {operand} must be {expected}, got {got}; convert it, or the layer with its method cast"
+    )]
     DType {
         /// The layer's name.
         layer: &'static str,
@@ -402,7 +404,11 @@ pub enum OpenError {
         reason: String,
     },
     /// Adapters exist, but none has the name asked for.
-    #[error("no adapter's name contains {wanted:?}; found: {}", found.join("; "))]
+    #[error(
+        "no adapter's name contains {wanted:?}, which ContextOptions::adapter or WGNORM_ADAPTER asks for; \
+         found: {}",
+        found.join("; ")
+    )]
     NoSuchAdapter {
         /// The part of a name asked for.
         wanted: String,

@@ -109,7 +109,7 @@ fn what_is_no_count_is_told() {
         ((Dtype::U64, vec![], u64::MAX.to_le_bytes().to_vec()), format!("{whole}{}", u64::MAX)),
         (
             (Dtype::I64, vec![], (1i64 << 32).to_le_bytes().to_vec()),
-            "4294967296 is above 4294967295".to_owned(),
+            "must be a whole number from 0 to 4294967295, got 4294967296".to_owned(),
         ),
         ((Dtype::F8_E4M3, vec![], vec![0x7F]), format!("{whole}NaN")),
         ((Dtype::I64, vec![2], pair.clone()), "must have shape (), got (2)".to_owned()),
@@ -262,6 +262,15 @@ fn integers_tell_a_lazy_layer_its_channels() {
     let complex = state(&[("weight", Dtype::C64, &[3], &[0; 24])]);
     let mut lazy = LazyBatchNorm1d::new(BatchNorm1d::config(0), context).unwrap();
     assert!(lazy.load_state_dict(&complex, &LoadOptions::strict().lenient()).is_ok());
+    assert!(lazy.layer().is_err());
+    // What is wrong is the type: the layer would have taken 3 channels, or any other number of them but 0.
+    let told = refused(lazy.load_state_dict(&complex, &LoadOptions::strict()));
+    assert!(
+        told.contains("weight must be of a float") && !told.contains("weight must have"),
+        "{told}"
+    );
+    let none = state(&[("weight", Dtype::F32, &[0], &[])]);
+    assert!(lazy.load_state_dict(&none, &LoadOptions::strict().lenient()).is_ok());
     assert!(lazy.layer().is_err());
 }
 

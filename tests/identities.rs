@@ -342,7 +342,7 @@ fn one_hot_blending_is_picking() {
         let weights = |rows| weights_of(DType::F32, rows);
         let refused = layer.forward_blend(context, &x, &weights_of(DType::F16, [[1.0; 3]; 3]));
         let refused = refused.unwrap_err().to_string();
-        assert!(refused.ends_with("weights must be float32, got float16"), "{refused}");
+        assert!(refused.contains("weights must be float32, got float16"), "{refused}");
         let one_hot = weights([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]);
         let (picked, saved) = layer.forward_styles_saved(context, &x, &[2, 0, 1]).unwrap();
         let (blended, saved_blend) = layer.forward_blend_saved(context, &x, &one_hot).unwrap();

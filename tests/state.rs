@@ -354,12 +354,18 @@ fn host_statistics_of_another_type_are_named() {
     let context = &Context::host();
     let norm = BatchNorm1d::config(1).with_affine(Affine::None).init(context).unwrap();
     let error = norm.forward(context, &f64s([2, 1], &[1.0, 2.0]), Mode::Train).unwrap_err();
-    assert_eq!(error.to_string(), "BatchNorm1d: running_mean must be float64, got float32");
+    assert_eq!(
+        error.to_string(),
+        "BatchNorm1d: running_mean must be float64, got float32; convert it, or the layer with its method cast"
+    );
     assert_eq!(norm.num_batches_tracked_blocking().unwrap(), 0);
     let norm = norm.cast_blocking(DType::F64).unwrap();
     let x = Tensor::from_slice([2, 1], &[1.0, 2.0]).unwrap();
     let error = norm.forward(context, &x, Mode::Eval).unwrap_err();
-    assert_eq!(error.to_string(), "BatchNorm1d: running_mean must be float32, got float64");
+    assert_eq!(
+        error.to_string(),
+        "BatchNorm1d: running_mean must be float32, got float64; convert it, or the layer with its method cast"
+    );
     // A layer that keeps none takes any input.
     let free = BatchNorm1d::config(1).with_affine(Affine::None).with_track_running_stats(false);
     free.init(context).unwrap().forward(context, &f64s([2, 1], &[1.0, 2.0]), Mode::Train).unwrap();

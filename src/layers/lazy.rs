@@ -246,8 +246,9 @@ impl<C: LazyConfig> Lazy<C> {
             return layer.load_state_dict(state, options);
         }
         let features = state.num_features(options);
-        // Without a number the layer stays open; one channel tells what is missing.
-        let mut layer = self.build(features.unwrap_or(1))?;
+        // Without a number the layer stays open; one of any size tells what is missing or does not fit.
+        let size = features.or_else(|| state.intended_features(options)).unwrap_or(1);
+        let mut layer = self.build(size)?;
         let report = layer.load_state_dict(state, options)?;
         if features.is_some() {
             self.fix(layer);

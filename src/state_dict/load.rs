@@ -129,7 +129,9 @@ impl fmt::Display for Mismatch {
             Mismatch::DType { expected, got } | Mismatch::Value { expected, got } => {
                 write!(f, "must be {expected}, got {got}")
             }
-            Mismatch::Count { got, limit } => write!(f, "{got} is above {limit}"),
+            Mismatch::Count { got, limit } => {
+                write!(f, "must be a whole number from 0 to {limit}, got {got}")
+            }
         }
     }
 }
@@ -261,8 +263,8 @@ impl Parameters {
     /// takes a negative count; here both are refused with their value.)
     ///
     /// A state without `num_batches_tracked` leaves the count as it is and misses nothing: old
-    /// checkpoints, MXNet's and OneFlow's have none. So does PyTorch with states that do not tell their
-    /// version, which no safetensors file does.
+    /// checkpoints, MXNet's and OneFlow's have none. PyTorch does the same with a state that has no
+    /// version, and no safetensors file has one.
     ///
     /// # Errors
     /// [`StateError::Load`] if the state does not fit exactly and the options are strict: nothing is
@@ -313,10 +315,20 @@ impl Parameters {
 impl StateDict {
     /// The number of channels, told by any value that has one for each.
     pub(crate) fn num_features(&self, options: &LoadOptions) -> Option<usize> {
+        self.lengths(options, |value| value.check(value.shape().clone()).is_ok())
+    }
+
+    /// As [`num_features`](Self::num_features), also of values that cannot be loaded for their type: a layer of so many
+    /// channels reports what is wrong with them.
+    pub(crate) fn intended_features(&self, options: &LoadOptions) -> Option<usize> {
+        self.lengths(options, |_| true)
+    }
+
+    fn lengths(&self, options: &LoadOptions, fits: impl Fn(&StateValue) -> bool) -> Option<usize> {
         ["weight", "bias", "running_mean", "running_var"].into_iter().find_map(|torch| {
             let value = options.find(self, torch).ok()?.1;
             let shape = value.shape();
-            (shape.len() == 1 && value.check(shape.clone()).is_ok()).then(|| shape[0])
+            (shape.len() == 1 && shape[0] > 0 && fits(value)).then(|| shape[0])
         })
     }
 }

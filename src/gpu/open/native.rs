@@ -28,7 +28,10 @@ pub(crate) async fn open(options: &ContextOptions) -> Result<Gpu, OpenError> {
     }
     adapters.extend(ask(allowed & Backends::GL).await);
     if adapters.is_empty() {
-        let reason = format!("no driver offers one for {}", names(allowed).join(" or "));
+        let reason = match names(allowed)[..] {
+            [] => "the no-op back end computes nothing".to_owned(),
+            ref names => format!("no driver offers one for {}", names.join(" or ")),
+        };
         let reason = match variable {
             Some(value) => format!("{reason}; {BACKENDS_VARIABLE} is {value:?}"),
             None => reason,
