@@ -278,8 +278,8 @@ fn layers(
             ($layer:ident) => {{
                 let config = $layer::config(channels).with_eps(eps).with_affine(affine);
                 let config = config.with_track_running_stats(momentum.is_some());
-                let momentum = Momentum::Factor(momentum.unwrap_or_default());
-                Box::new(config.with_momentum(momentum).init(context)?.cast_blocking(dtype)?)
+                let config = config.with_momentum(momentum.unwrap_or(Momentum::Frozen));
+                Box::new(config.init(context)?.cast_blocking(dtype)?)
             }};
         }
         macro_rules! plain {
@@ -424,13 +424,23 @@ impl Norms for Oracle {
         if let (Mode::Train, Some(momentum), Some(mean), Some(var)) =
             (mode, momentum, self.values.get(&mean_name), self.values.get(&var_name))
         {
-            let (mean, var) = norm.running(x, momentum, true, mean, var);
+            // InstanceNorm does not count.
+            let steps = match self.values.get(&format!("{name}.num_batches_tracked")) {
+                Some(count) if kind == Kind::Batch => count[0] + 1.0,
+                _ => 0.0,
+            };
+            let factor = match momentum {
+                Momentum::Factor(factor) => factor,
+                Momentum::Cumulative => 1.0 / steps,
+                Momentum::Frozen => 0.0,
+                other => return Err(format!("{name}: unknown momentum {other:?}")),
+            };
+            let (mean, var) = norm.running(x, factor, true, mean, var);
             self.values.insert(mean_name, mean);
             self.values.insert(var_name, var);
-            // InstanceNorm does not count.
             if kind == Kind::Batch {
                 let count = format!("{name}.num_batches_tracked");
-                self.values.entry(count).and_modify(|count| count[0] += 1.0);
+                self.values.entry(count).and_modify(|count| count[0] = steps);
             }
         }
         self.inputs.insert(name, (x.to_vec(), mode));

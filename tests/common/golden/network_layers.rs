@@ -5,7 +5,7 @@ use super::index::Case;
 use crate::common::oracle::Kind;
 use std::collections::BTreeMap;
 use std::str::FromStr;
-use wgnorm::Affine;
+use wgnorm::{Affine, Momentum};
 
 /// The leaves of the graph in `network_graph.rs`, and what each is.
 const LEAVES: [(&str, &str); 11] = [
@@ -29,7 +29,7 @@ pub struct Settings {
     pub channels: usize,
     pub eps: f64,
     /// Where running statistics are tracked.
-    pub momentum: Option<f64>,
+    pub momentum: Option<Momentum>,
     pub affine: Affine,
 }
 
@@ -66,7 +66,9 @@ fn settings(class: &str, printed: &Printed<'_>) -> Result<Option<Settings>, Stri
             let padding = printed.named("padding").unwrap_or("(0, 0)");
             let kept = side == same
                 && sides[0] % 2 == 1
-                && padding == format!("({half}, {half})")
+                && [format!("({half}, {half})"), "same".to_owned()]
+                    .iter()
+                    .any(|kept| kept == padding)
                 && printed.named("stride") == Some("(1, 1)");
             return if kept { Ok(None) } else { Err("it does not keep the size".into()) };
         }
@@ -87,12 +89,18 @@ fn settings(class: &str, printed: &Printed<'_>) -> Result<Option<Settings>, Stri
         (true, false) => Affine::Weight,
         (true, true) => Affine::Both,
     };
-    let momentum = match flag("track_running_stats", false)? {
-        true => Some(parsed(printed.named("momentum").ok_or("no momentum")?)?),
-        false => None,
+    let momentum = match (flag("track_running_stats", false)?, printed.named("momentum")) {
+        (false, _) => None,
+        // What the layers of PyTorch do without one.
+        (true, Some("None")) if kind == Kind::Batch => Some(Momentum::Cumulative),
+        (true, Some("None")) => Some(Momentum::Frozen),
+        (true, factor) => Some(Momentum::Factor(parsed(factor.ok_or("no momentum")?)?)),
     };
     let channels = printed.number(usize::from(class == "GroupNorm"))?;
-    let eps = parsed(printed.named("eps").ok_or("no eps")?)?;
+    let eps = match printed.named("eps").ok_or("no eps")? {
+        "None" if kind == Kind::Rms => f32::EPSILON.into(), // networks are recorded in f32
+        eps => parsed(eps)?,
+    };
     Ok(Some(Settings { kind, channels, eps, momentum, affine }))
 }
 
