@@ -44,12 +44,12 @@
 //! | wrong number of channels | always an error |
 //! | eps of 0 | accepted, also by BatchNorm in training, which PyTorch refuses; a constant group gives the bias |
 //! | negative eps | an error, as PyTorch's BatchNorm; its other layers take it |
-//! | empty input | empty output, also of `(1, C, 0)` by GroupNorm and `(0, C, 1)` by InstanceNorm1d, which PyTorch refuses; running statistics stay |
-//! | training step without elements, or of which a mask leaves none | counted like any other; `num_batches_tracked` of BatchNorm counts all |
+//! | empty input | empty output; running statistics stay. PyTorch refuses `(N, C, 0)` in GroupNorm and `(0, C, 1)` in InstanceNorm1d (likewise 2d, 3d), and fails on an empty batch in InstanceNorm with parameters and tracking |
+//! | training step without elements | counts in `num_batches_tracked`, as in PyTorch's BatchNorm; so does a step in which a mask counts nothing |
 //! | `normalized_shape` with a size of 0 | an error, where PyTorch accepts it |
 //! | float64 | wants float64 parameters and running statistics (`with_dtype`, `cast`), on the host alone |
-//! | activations at infinity | PyTorch's formulas in f64: NaN where they multiply infinity by 0, but GELU(+∞) is +∞ |
-//! | a sample in a batch | has the bits that it has alone |
+//! | activations at infinity | what PyTorch gives in f64: SiLU and GELU are NaN at −∞ and +∞ at +∞, where PyTorch's f32 GELU is NaN |
+//! | a sample in a batch | has the bits that it has alone; not yet on the host, where a mask covers some samples only, or where a channels-last sample has squares or products beyond f32 |
 //! | input and output | may be at the same place, or apart in one buffer |
 //!
 //! # Features

@@ -39,8 +39,8 @@ impl StatSource {
     }
 }
 
-/// Applied to every output element, last. All of them keep NaN. At infinity they give what PyTorch's formulas do: SiLU and
-/// both GELUs are NaN at −∞, and so are their gradients at either infinity.
+/// Applied to every output element, last. All of them keep NaN. At infinity they give what PyTorch gives in f64: SiLU and
+/// both GELUs are NaN at −∞ and +∞ at +∞, and their gradients are NaN at either infinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
