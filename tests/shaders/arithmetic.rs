@@ -325,7 +325,13 @@ fn a_fault_in_some_arithmetic_is_seen() {
     wrong("gelu", "vec4(17.0)", "vec4(13.0)");
     wrong("gelu_tanh", "vec4(12.0)", "vec4(7.0)");
     // v itself meets the factor that is 0.
-    wrong("silu", "select(-below, v - below", "select(v * at.h * at.h * at.p, v * at.p");
+    wrong("silu", "select(v - below, -below", "select(v * at.p, v * at.h * at.h * at.p");
+    // 0 loses its sign.
+    wrong(
+        "silu",
+        "select(v - below, -below, negative(v))",
+        "select(-below, v - below, positive(v))",
+    );
     // NaN is lost; infinity times 0 has a value.
     wrong("tanh", "none | (magnitude_bits(v) > vec4(0x7f800000u))", "none");
     wrong("gelu", "== vec4(0xff800000u)", "== vec4(0x7fc00000u)");
