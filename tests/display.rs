@@ -214,7 +214,11 @@ fn errors_name_the_setting() {
         ),
         (
             refused!(LayerNorm::config([3]).with_eps(-1.0)),
-            "LayerNorm: eps must be finite in f32 and >= 0, got -1",
+            "LayerNorm: eps must be finite in f32 and >= 0, got -1.0",
+        ),
+        (
+            refused!(LayerNorm::config([3]).with_eps(1e300)),
+            "LayerNorm: eps must be finite in f32 and >= 0, got 1e300",
         ),
         (
             refused!(InstanceNorm2d::config(3).with_momentum(Momentum::Factor(f64::NAN))),
