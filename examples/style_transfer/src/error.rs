@@ -348,7 +348,7 @@ pub enum Error {
     Memory {
         /// The picture's size.
         size: Size,
-        /// Bytes of the activations that are there at once.
+        /// Bytes that are there at once.
         needed: u64,
         /// A longer side for which there is enough.
         suggestion: usize,

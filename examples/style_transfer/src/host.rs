@@ -114,7 +114,7 @@ pub(crate) fn check(stages: &[Stage], size: Size) -> Result<(), Error> {
 
 /// Bytes that are there at once: what a stage reads, convolves, and writes, and its block's input; beside these the
 /// picture, its planes and those of the painting, the painting and its file; and each thread's part of the patch matrix,
-/// which the product copies in another order.
+/// which the product copies in another order; and an eighth for what is lost between them.
 #[cfg(not(target_arch = "wasm32"))]
 fn bytes(stages: &[Stage], mut size: Size) -> u64 {
     let mut largest = 0;
@@ -127,7 +127,8 @@ fn bytes(stages: &[Stage], mut size: Size) -> u64 {
             size = Size::new(size.height / 2, size.width / 2);
         }
     }
-    4 * largest + beside + threads
+    let sum = 4 * largest + beside + threads;
+    sum + sum / 8
 }
 
 /// Whether so many bytes can be had at once.

@@ -338,7 +338,7 @@ fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
             let (how, remedy) = match size {
                 None => (String::new(), "take a larger picture"),
                 Some(_) => (
-                    format!(", which a style is reduced to {reduced} from,"),
+                    format!(", reduced to {reduced} for a style,"),
                     "crop it to a part that is nearer to a square",
                 ),
             };

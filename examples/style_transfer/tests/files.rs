@@ -184,6 +184,7 @@ mod unix {
         save(&folder, "in.png", &RgbImage::new(64, 48).into());
         save(&folder, "wide.png", &RgbImage::new(100, 5).into());
         save(&folder, "long.png", &RgbImage::new(70_000, 5).into());
+        save(&folder, "longer.png", &RgbImage::new(99_999, 5).into());
         // Sixty megapixels, to be refused before they are decoded.
         save(&folder, "large.png", &image::GrayImage::new(10_000, 6000).into());
         std::fs::write(folder.path().join("out.png"), b"precious").unwrap();
@@ -209,7 +210,13 @@ mod unix {
                 "long.png",
                 "out.jpg",
                 "70000",
-                "out.jpg: a JPEG of 70000x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png",
+                "out.jpg: a JPEG of 70000x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png, or --size 65535",
+            ),
+            (
+                "longer.png",
+                "out.jpg",
+                "99999",
+                "out.jpg: a JPEG of 99999x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png\n",
             ),
         ] {
             let began = std::time::Instant::now();
@@ -223,6 +230,32 @@ mod unix {
             assert!(!said.contains("back end"), "nothing was begun: {said}");
             assert!(contents(folder.path()) == before, "{size}");
         }
+    }
+
+    /// Whatever memory there is: it is enough, or a message says before the work that it is not.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn too_little_memory_is_told_before_the_work() {
+        let folder = folder();
+        save(&folder, "in.png", &RgbImage::new(64, 48).into());
+        let mut refusals = 0;
+        for limit in (400_000..).step_by(25_000) {
+            let arguments = ["in.png", "out.png", "--backend", "host", "--size", "1500"];
+            let result = shell(folder.path(), &format!("ulimit -v {limit}"), &arguments);
+            if result.status.success() {
+                break;
+            }
+            let message = stderr(&result);
+            assert_eq!(result.status.code(), Some(1), "{limit}: {message}");
+            let expected = "error: in.png: a picture of 1500x1125 needs ";
+            assert!(message.starts_with(expected), "{limit}: {message}");
+            assert!(
+                message.contains("; try --size ") || message.contains(": try --size "),
+                "{message}"
+            );
+            refusals += 1;
+        }
+        assert!(refusals > 0, "less memory than the picture needs was enough");
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn segments(bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 /// Whether zune-jpeg 0.5.15 decodes such a file to garbage, or panics: a sequential one of several scans, and any in
-/// which a colour is sampled finer than the first, or by a factor that is no power of two.
+/// which a colour is sampled finer than the first.
 fn is_beyond_zune(bytes: &[u8]) -> bool {
     let mut frame = None;
     for (kind, contents) in segments(bytes) {
@@ -156,11 +156,9 @@ fn is_beyond_zune(bytes: &[u8]) -> bool {
                 let several = kind != 0xc2 && in_scan < colours.len();
                 // Their factors along and across, in four bits each.
                 let mut factors = colours.map(|colour| [colour[1] >> 4, colour[1] & 15]);
-                let [along, across] = factors.clone().next().unwrap_or([1, 1]);
-                let odd = factors.any(|[x, y]| {
-                    x > along || y > across || !x.is_power_of_two() || !y.is_power_of_two()
-                });
-                return several || odd;
+                let first = factors.clone().next().unwrap_or_default();
+                let finer = factors.any(|[along, across]| along > first[0] || across > first[1]);
+                return several || finer;
             }
             _ => {}
         }
