@@ -52,6 +52,16 @@ pub enum WeightsError {
         /// A tensor that is there instead, which this network has no place for: its name and shape.
         instead: Option<(String, Vec<usize>)>,
     },
+    /// Two tensors are one and the same but for what wrappers (`torch.compile`, …) put into names.
+    #[error(
+        "tensors `{tensor}` and `{other}` have the same place in the network: leave one of them out"
+    )]
+    Ambiguous {
+        /// The name of the one.
+        tensor: String,
+        /// The name of the other.
+        other: String,
+    },
     /// A tensor has another shape than the network's width asks for.
     #[error(
         "tensor `{tensor}` has shape {found:?}, expected {expected:?} in a network of width {width}"
@@ -77,7 +87,7 @@ pub enum WeightsError {
     /// Values that are NaN or infinite would spoil every painting.
     #[error(
         "tensor `{tensor}` holds {value} at {index:?}, expected finite values ({count} of its {total} are not): \
-         take an earlier checkpoint of the training, and save as F32 what exceeds 65504, the largest F16"
+         take an earlier checkpoint of the training{}", if *.half { ", or save as F32, which holds values above 65504" } else { "" }
     )]
     NotFinite {
         /// Its name.
@@ -90,6 +100,8 @@ pub enum WeightsError {
         count: usize,
         /// How many values the tensor has.
         total: usize,
+        /// Whether it is in F16, which holds values up to 65504.
+        half: bool,
     },
     /// A tensor that this network has no place for: the file belongs to another architecture.
     #[error("tensor `{tensor}` of shape {found:?}{others} has no place in this network", others = others_in_words(*others))]
@@ -117,6 +129,33 @@ fn instead_in_words(instead: Option<&(String, Vec<usize>)>) -> String {
     })
 }
 
+fn format_in_words(ending: &str) -> String {
+    match ending {
+        "" => "the name has no ending, which says how a picture is written".to_owned(),
+        _ => format!("unknown picture format {ending:?}"),
+    }
+}
+
+/// What a decoder says, and what to do.
+#[cfg(not(target_arch = "wasm32"))]
+fn decoding_in_words(error: &image::ImageError) -> String {
+    use image::error::{ImageFormatHint, UnsupportedErrorKind};
+    match error {
+        image::ImageError::Unsupported(unsupported) => match unsupported.kind() {
+            UnsupportedErrorKind::Format(ImageFormatHint::Unknown) => {
+                "this is no JPEG, PNG or WebP picture: save it as one of them".to_owned()
+            }
+            _ => {
+                format!("this picture cannot be decoded ({error}): save it as a usual PNG or JPEG")
+            }
+        },
+        _ => format!(
+            "this picture cannot be decoded ({error}): the file is damaged, or of a rare kind; \
+             fetch it again, or save it as a usual PNG or JPEG"
+        ),
+    }
+}
+
 /// A picture that cannot be read, used, or written. Browsers read and write pictures themselves.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -126,11 +165,14 @@ pub enum PictureError {
     Read(std::io::Error),
     /// Neither JPEG nor PNG nor WebP, damaged, or beyond the decoder's limits.
     #[cfg(not(target_arch = "wasm32"))]
-    #[error("no picture that can be read (JPEG, PNG and WebP can): {0}")]
+    #[error("{}", decoding_in_words(.0))]
     Decode(image::ImageError),
     /// A file that ends before any of its picture can be decoded.
-    #[error("the file is cut off, and too little of it is there to be painted")]
+    #[error("the file is cut off, and too little of it is there to be painted: fetch it again")]
     CutOff,
+    /// A WebP that is cut off, of which no part can be decoded.
+    #[error("the file is cut off, and a part of a WebP cannot be decoded: fetch it again")]
+    CutOffWebP,
     /// Reflection padding needs more pixels.
     #[error("{size} pixels are too few: each side needs at least {smallest}")]
     TooSmall {
@@ -187,16 +229,19 @@ pub enum PictureError {
     },
     /// The format that is written cannot say such a size.
     #[error(
-        "a JPEG of {size} pixels cannot be written, its sides may have {most}: choose a name that ends in .png, or --size {most}"
+        "a JPEG of {size} pixels cannot be written, its sides may have {most}: choose a name that ends in .png{}",
+        .suggestion.map_or_else(String::new, |side| format!(", or --size {side}"))
     )]
     TooLong {
         /// The painting's size.
         size: Size,
         /// The longest side.
         most: usize,
+        /// The longer side with which the painting can be made and written.
+        suggestion: Option<usize>,
     },
     /// The file name's ending names no format that can be written.
-    #[error("unknown picture format {0:?}: the name must end in .png, .jpg or .jpeg")]
+    #[error("{}: the name must end in .png, .jpg or .jpeg", format_in_words(.0))]
     UnknownFormat(String),
     /// The encoder failed.
     #[cfg(not(target_arch = "wasm32"))]
@@ -303,7 +348,7 @@ pub enum Error {
     Memory {
         /// The picture's size.
         size: Size,
-        /// Bytes of the activations that are there at once.
+        /// Bytes that are there at once.
         needed: u64,
         /// A longer side for which there is enough.
         suggestion: usize,

@@ -97,22 +97,29 @@ impl HostNet {
 /// Whether there is memory for a picture of this size. Where the system promises more than it has, nobody can tell.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn check(stages: &[Stage], size: Size) -> Result<(), Error> {
+    // Threads take memory of their own when they start and first ask for some.
+    rayon::broadcast(|_| drop(std::hint::black_box(Vec::<u8>::with_capacity(1))));
     let needed = bytes(stages, size);
     if is_there(needed) {
         return Ok(());
     }
     let longer = size.height.max(size.width) as f64;
     let mut suggestion = longer;
-    while suggestion > 1.0 && !is_there((needed as f64 * (suggestion / longer).powi(2)) as u64) {
+    let at = |longer: f64| bytes(stages, size.with_longer_side(longer as u32));
+    while suggestion > 1.0 && !is_there(at(suggestion)) {
         suggestion *= 0.75;
     }
     Err(Error::Memory { size, needed, suggestion: suggestion as usize })
 }
 
-/// Bytes of the activations that are there at once: what a stage reads, convolves, and writes, and its block's input.
+/// Bytes that are there at once: what a stage reads, convolves, and writes, and its block's input; beside these the
+/// picture, its planes and those of the painting, the painting and its file; and each thread's part of the patch matrix,
+/// which the product copies in another order; and an eighth for what is lost between them.
 #[cfg(not(target_arch = "wasm32"))]
 fn bytes(stages: &[Stage], mut size: Size) -> u64 {
     let mut largest = 0;
+    let beside = (3 + 12 + 12 + 3 + 6) * size.area() as u64;
+    let threads = 2 * 4 * PATCH_VALUES as u64 * rayon::current_num_threads() as u64;
     for Stage { geometry, finish, .. } in stages {
         size = geometry.output(size);
         largest = largest.max(size.area() as u64 * geometry.out_channels as u64 * 4);
@@ -120,7 +127,8 @@ fn bytes(stages: &[Stage], mut size: Size) -> u64 {
             size = Size::new(size.height / 2, size.width / 2);
         }
     }
-    4 * largest
+    let sum = 4 * largest + beside + threads;
+    sum + sum / 8
 }
 
 /// Whether so many bytes can be had at once.

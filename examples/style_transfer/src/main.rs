@@ -62,6 +62,25 @@ struct AdaInOptions {
     decoder: Option<PathBuf>,
 }
 
+/// AdaIn's networks, of which neither is embedded.
+#[derive(Clone, Copy)]
+enum Part {
+    Encoder,
+    Decoder,
+}
+
+impl AdaInOptions {
+    /// Where a network's weights are: in the file that is given, or in the folder of the environment.
+    fn weights(&self, part: Part) -> Option<PathBuf> {
+        let (given, file) = match part {
+            Part::Encoder => (&self.encoder, "encoder16x_relu4_1.safetensors"),
+            Part::Decoder => (&self.decoder, "decoder16x_recon.safetensors"),
+        };
+        let folder = || std::env::var_os("WGNORM_STYLE_DIR").filter(|folder| !folder.is_empty());
+        given.clone().or_else(|| Some(PathBuf::from(folder()?).join("adain").join(file)))
+    }
+}
+
 fn parse_alpha(text: &str) -> Result<f32, String> {
     let alpha = text.parse().map_err(|e| format!("{e}"))?;
     if (0.0..=1.0).contains(&alpha) { Ok(alpha) } else { Err("expected 0 to 1".to_owned()) }
@@ -113,7 +132,9 @@ fn run(options: &Options) -> Result<(), Failure> {
     let source = options.input.as_deref().unwrap_or(Path::new("embedded photograph")).display();
     let size = planned(&file, options.size, style.smallest_side()).map_err(|e| e.of(&source))?;
     let painted = style.painted(size);
-    format.check(painted).map_err(|e| failure(options.output.display(), &e))?;
+    format
+        .check(painted, style.smallest_side())
+        .map_err(|e| failure(options.output.display(), &e))?;
 
     let context = open(options.backend)?;
     style.check(&context, size).map_err(|e| failure(&source, &e))?;
@@ -127,7 +148,7 @@ fn run(options: &Options) -> Result<(), Failure> {
 
     let began = Instant::now();
     let painting = paint(&mut stylizer, &picture).map_err(|e| match e {
-        Error::NotFinite { .. } => failure(&style.name, &e),
+        Error::NotFinite { .. } => failure(&style.weights, &e),
         _ => failure(source, &e),
     })?;
     let painted = began.elapsed();
@@ -141,11 +162,13 @@ fn run(options: &Options) -> Result<(), Failure> {
 
 /// Where the painting goes, if that is none of the files that it is made of.
 fn find_output(options: &Options) -> Result<Output, Failure> {
-    let AdaInOptions { adain, encoder, decoder, .. } = &options.adain;
+    let adain = options.adain.adain.as_deref();
+    let weights = |part| adain.and_then(|_| options.adain.weights(part));
+    let (encoder, decoder) = (weights(Part::Encoder), weights(Part::Decoder));
     let style = Path::new(&options.style);
     let inputs = [
         (options.input.as_deref(), "the photograph", true),
-        (adain.as_deref(), "the picture of the style", true),
+        (adain, "the picture of the style", true),
         (Style::named(&options.style).is_err().then_some(style), "the file of weights", false),
         (encoder.as_deref(), "the file of weights", false),
         (decoder.as_deref(), "the file of weights", false),
@@ -214,6 +237,8 @@ fn paint(stylizer: &mut Stylizer, picture: &Picture) -> Result<Picture, Error> {
 struct Chosen {
     /// As the user named it.
     name: String,
+    /// What its weights are from.
+    weights: String,
     about: String,
     method: Method,
 }
@@ -266,7 +291,8 @@ fn load_style(options: &Options) -> Result<Chosen, Failure> {
     let name = options.style.clone();
     let net = load_net(&name)?;
     let about = format!("{name}, width {}", net.width());
-    Ok(Chosen { name, about, method: Method::Transformer(net) })
+    let weights = name.clone();
+    Ok(Chosen { name, weights, about, method: Method::Transformer(net) })
 }
 
 /// An embedded style by name, or a file of weights, whatever it is called: what it is, its content says.
@@ -279,22 +305,24 @@ fn load_net(style: &str) -> Result<TransformerNet, Failure> {
         }
         Err(_) => {}
     }
-    let bytes = read_file(path, WEIGHTS_BYTES).map_err(|e| failure(style, &e))?;
+    let bytes = read_weights(path)?;
     TransformerNet::from_safetensors(&bytes).map_err(|e| failure(style, &e))
 }
 
+fn read_weights(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = read_file(path, WEIGHTS_BYTES);
+    read.map_err(|e| Failure(format!("{}: cannot be read: {e}", path.display())))
+}
+
 fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
-    let folder = std::env::var_os("WGNORM_STYLE_DIR").filter(|dir| !dir.is_empty());
-    let folder = folder.map(|dir| PathBuf::from(dir).join("adain"));
-    let weights = |given: &Option<PathBuf>, file: &str| {
-        let path = given.clone().or_else(|| Some(folder.as_ref()?.join(file)));
+    let weights = |part| {
         let missing = "--adain needs networks that are not embedded: give --encoder and --decoder, or set WGNORM_STYLE_DIR";
-        let path = path.ok_or_else(|| Failure(missing.to_owned()))?;
-        let bytes = read_file(&path, WEIGHTS_BYTES).map_err(|e| failure(path.display(), &e))?;
+        let path = options.weights(part).ok_or_else(|| Failure(missing.to_owned()))?;
+        let bytes = read_weights(&path)?;
         Ok((path, bytes))
     };
-    let encoder = weights(&options.encoder, "encoder16x_relu4_1.safetensors")?;
-    let decoder = weights(&options.decoder, "decoder16x_recon.safetensors")?;
+    let encoder = weights(Part::Encoder)?;
+    let decoder = weights(Part::Decoder)?;
     let net = AdaInNet::from_safetensors(&encoder.1, &decoder.1).map_err(|error| match &error {
         Error::Decoder(_) => failure(decoder.0.display(), &error),
         _ => failure(encoder.0.display(), &error),
@@ -304,9 +332,24 @@ fn load_adain(path: &Path, options: &AdaInOptions) -> Result<Chosen, Failure> {
     let size = (longer > STYLE_SIDE as usize).then_some(STYLE_SIDE);
     let (name, alpha) = (path.display().to_string(), options.alpha);
     let reduced = planned(&style, size, ADAIN_SMALLEST_SIDE);
-    let reduced = reduced.map_err(|refused| failure(&name, &refused.error))?;
+    let reduced = reduced.map_err(|refused| match refused.error {
+        PictureError::TooSmall { size: reduced, smallest } => {
+            let from = style.size();
+            let (how, remedy) = match size {
+                None => (String::new(), "take a larger picture"),
+                Some(_) => (
+                    format!(", reduced to {reduced} for a style,"),
+                    "crop it to a part that is nearer to a square",
+                ),
+            };
+            let needs = format!("each side of a style needs at least {smallest}");
+            Failure(format!("{name}: {from} pixels{how} are too few: {needs}; {remedy}"))
+        }
+        error => failure(&name, &error),
+    })?;
     let about = format!("{name} {reduced} by AdaIn, alpha {alpha}, width {}", net.width());
-    Ok(Chosen { name, about, method: Method::AdaIn { net, style, size, alpha } })
+    let weights = format!("{} and {}", encoder.0.display(), decoder.0.display());
+    Ok(Chosen { name, weights, about, method: Method::AdaIn { net, style, size, alpha } })
 }
 
 /// A picture's file, of which only the header is decoded.

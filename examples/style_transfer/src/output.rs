@@ -1,6 +1,7 @@
 //! Where the painting goes. A file that is there stays as it is until the painting is whole beside it, and then is
 //! replaced in one step: a full disk, a signal or a lost device costs the painting, never what was there.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,17 @@ pub enum OutputError {
     /// The system refuses.
     #[error("cannot be written: {0}")]
     Write(#[from] io::Error),
+    /// There is no folder to write to.
+    #[error("cannot be written: the folder {} does not exist: make it, or choose another OUTPUT", .0.display())]
+    NoFolder(PathBuf),
+    /// The name is refused when the painting is whole beside it.
+    #[error("cannot be written: {error}; the painting is in {}", .kept.display())]
+    Kept {
+        /// What the system says.
+        error: io::Error,
+        /// The file that it is in.
+        kept: PathBuf,
+    },
     /// What is there could only be overwritten in place, and would be lost if that fails.
     #[error(
         "cannot be written: its folder takes no new file ({0}), and what is there is replaced only by a painting that is whole: choose an OUTPUT in another folder"
@@ -37,7 +49,7 @@ pub enum OutputError {
     Folder(io::Error),
     /// The output is what the painting is made of.
     #[error(
-        "is {what} {}, which the painting would replace: choose another OUTPUT{}", .input.display(),
+        "this is the same file as {what} {}, which the painting would replace: choose another OUTPUT{}", .input.display(),
         if *.allowed { ", or add --overwrite-input" } else { "" }
     )]
     Input {
@@ -57,8 +69,12 @@ impl Output {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let file = followed(path);
+                let folder = folder(&file);
                 // A file without a name, or one that has none a moment later.
-                tempfile::tempfile_in(folder(&file))?;
+                tempfile::tempfile_in(folder).map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => OutputError::NoFolder(folder.to_owned()),
+                    _ => error.into(),
+                })?;
                 return Ok(Output { place: Place::File(file) });
             }
             Err(error) => return Err(error.into()),
@@ -168,25 +184,38 @@ fn is_pipe(_: &Metadata) -> bool {
     false
 }
 
-/// Writes beside the file, on its file system, and then gives the new one its name.
-fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes beside the file, on its file system, and then gives the new one its name. Some names cannot be given: of a file
+/// on which another is mounted, or of another user's in a folder like /tmp. The new file then stays beside it.
+fn replace(file: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     let before = fs::metadata(file).ok();
     let folder = folder(file);
-    let written = match nameless(folder, bytes, before.as_ref())? {
+    // Its ending says what it is, should it stay.
+    let ending = file.extension().unwrap_or_default();
+    let written = match nameless(folder, ending, bytes, before.as_ref())? {
         Some(written) => written,
-        None => named(folder, bytes, before.as_ref())?,
+        None => named(folder, ending, bytes, before.as_ref())?,
     };
-    written.persist(file).map_err(|e| e.error)?;
+    if let Err(refused) = written.persist(file) {
+        let error = refused.error;
+        let kept = refused.path.keep().map_err(|e| e.error)?;
+        return Err(OutputError::Kept { error, kept });
+    }
     // Only then is the new name on the disk; until then the old one is.
     #[cfg(unix)]
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
 
-/// The name that the new file has for a moment.
-fn temporary() -> Builder<'static, 'static> {
+fn suffix(ending: &OsStr) -> OsString {
+    let mut suffix = OsString::from(".");
+    suffix.push(ending);
+    suffix
+}
+
+/// The name that the new file has for a moment: with a dot and the ending of the one that it is to have.
+fn temporary(suffix: &OsStr) -> Builder<'static, '_> {
     let mut builder = Builder::new();
-    builder.prefix(".painting-").rand_bytes(12);
+    builder.prefix("painting-").suffix(suffix).rand_bytes(12);
     // As any new file: the system takes away what the user's mask says.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -198,6 +227,7 @@ fn temporary() -> Builder<'static, 'static> {
 #[cfg(target_os = "linux")]
 fn nameless(
     folder: &Path,
+    ending: &OsStr,
     bytes: &[u8],
     before: Option<&Metadata>,
 ) -> io::Result<Option<TempPath>> {
@@ -209,17 +239,22 @@ fn nameless(
     fill(&mut file, bytes, before)?;
     let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
     let link = |path: &Path| Ok(linkat(CWD, &unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW)?);
-    Ok(temporary().make_in(folder, link).ok().map(|linked| linked.into_temp_path()))
+    Ok(temporary(&suffix(ending)).make_in(folder, link).ok().map(|linked| linked.into_temp_path()))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn nameless(_: &Path, _: &[u8], _: Option<&Metadata>) -> io::Result<Option<TempPath>> {
+fn nameless(_: &Path, _: &OsStr, _: &[u8], _: Option<&Metadata>) -> io::Result<Option<TempPath>> {
     Ok(None)
 }
 
 /// The bytes in a file that is removed again unless it is kept.
-fn named(folder: &Path, bytes: &[u8], before: Option<&Metadata>) -> io::Result<TempPath> {
-    let mut file = temporary().tempfile_in(folder)?;
+fn named(
+    folder: &Path,
+    ending: &OsStr,
+    bytes: &[u8],
+    before: Option<&Metadata>,
+) -> io::Result<TempPath> {
+    let mut file = temporary(&suffix(ending)).tempfile_in(folder)?;
     fill(file.as_file_mut(), bytes, before)?;
     Ok(file.into_temp_path())
 }
@@ -257,8 +292,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("old.png");
         let way = |is_nameless| match is_nameless {
-            true => nameless(folder.path(), b"new", None).unwrap(),
-            false => Some(named(folder.path(), b"new", None).unwrap()),
+            true => nameless(folder.path(), OsStr::new("png"), b"new", None).unwrap(),
+            false => Some(named(folder.path(), OsStr::new("png"), b"new", None).unwrap()),
         };
         for is_nameless in [true, false] {
             fs::write(&file, b"precious").unwrap();
@@ -277,6 +312,24 @@ mod tests {
     }
 
     #[test]
+    fn a_painting_whose_name_is_refused_at_the_end_stays_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("new.png");
+        let output = Output::find(&file).unwrap();
+        // A folder that came meanwhile, with something in it.
+        fs::create_dir(&file).unwrap();
+        fs::write(file.join("precious"), b"precious").unwrap();
+        let error = output.write(b"painting").unwrap_err();
+        let OutputError::Kept { kept, .. } = &error else { panic!("{error}") };
+        assert_eq!(fs::read(kept).unwrap(), b"painting");
+        assert_eq!((kept.parent(), kept.extension()), (Some(folder.path()), file.extension()));
+        let end = format!("; the painting is in {}", kept.display());
+        assert!(error.to_string().ends_with(&end), "{error}");
+        assert_eq!(names(&file), ["precious"]);
+        assert_eq!(names(folder.path()).len(), 2);
+    }
+
+    #[test]
     fn to_find_a_place_leaves_nothing_there() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new.png");
@@ -287,6 +340,8 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"newer");
         assert_eq!(names(folder.path()), ["new.png"]);
         assert!(Output::find(folder.path()).is_err());
+        let missing = Output::find(&folder.path().join("none/new.png")).err().unwrap();
+        assert!(missing.to_string().contains("none does not exist"), "{missing}");
         assert!(Output::find(&folder.path().join("x".repeat(300))).is_err());
     }
 }

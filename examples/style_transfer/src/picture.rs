@@ -43,13 +43,15 @@ impl Format {
         }
     }
 
-    /// Whether the format can hold a picture of this size.
+    /// Whether the format can hold a painting of this size. `smallest` is the smallest side that can be painted.
     ///
     /// # Errors
     /// [`PictureError::TooLong`] for a JPEG with a side above 65535 pixels.
-    pub fn check(self, size: Size) -> Result<(), PictureError> {
+    pub fn check(self, size: Size, smallest: usize) -> Result<(), PictureError> {
         if self == Format::Jpeg && size.height.max(size.width) > JPEG_SIDE {
-            return Err(PictureError::TooLong { size, most: JPEG_SIDE });
+            let Size { height, width } = size.with_longer_side(JPEG_SIDE as u32);
+            let suggestion = (height.min(width) >= smallest).then_some(JPEG_SIDE);
+            return Err(PictureError::TooLong { size, most: JPEG_SIDE, suggestion });
         }
         Ok(())
     }

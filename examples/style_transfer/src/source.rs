@@ -1,19 +1,16 @@
 //! Picture files: what they say of their picture before it is decoded, and as much of it as is there.
 
+mod jpeg;
+
 use std::borrow::Cow;
-use std::io::{Cursor, ErrorKind, Seek};
+use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 
-use image::error::{DecodingError, ImageFormatHint};
 use image::metadata::Orientation;
 use image::{
-    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader,
-    ImageResult, Limits, RgbImage,
+    ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
+    Limits,
 };
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::errors::DecodeErrors;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::{colorspace::ColorSpace, options::DecoderOptions};
 
 use crate::error::PictureError;
 use crate::host::is_there;
@@ -26,14 +23,6 @@ pub(crate) const MOST_PIXELS: usize = 1 << 28;
 const FILE_BYTES: u64 = 256 << 20;
 /// The most that a file may unpack to: as many pixels of four bytes as there may be.
 const DECODED_BYTES: u64 = 4 * MOST_PIXELS as u64;
-/// How often a JPEG that is cut off is tried without what may be the segment that it ends in. Segments between scans
-/// hold tables and parameters, in which 0xFF is rare.
-const CUTS: usize = 8;
-/// The longest segment of a JPEG: its marker, and a length of 16 bits.
-const SEGMENT: usize = 2 + 65_535;
-/// How a JPEG ends.
-const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
-
 /// A picture file that was read but not decoded: its size is known and nothing large was allocated yet.
 pub struct PictureFile<'a> {
     bytes: Cow<'a, [u8]>,
@@ -60,7 +49,7 @@ impl<'a> PictureFile<'a> {
         let bytes = bytes.into();
         let format = image::guess_format(&bytes).map_err(PictureError::Decode)?;
         let header = match format {
-            ImageFormat::Jpeg => jpeg_header(&bytes)?,
+            ImageFormat::Jpeg => jpeg::header(&bytes)?,
             _ => decoder(&bytes, format).map(header).map_err(|e| failed(e, &bytes, format))?,
         };
         let size = header.upright();
@@ -108,8 +97,8 @@ impl<'a> PictureFile<'a> {
     /// that is cut off it gives what is there, and [`Picture::is_cut_off`] says so; the rest is gray or white.
     ///
     /// # Errors
-    /// [`PictureError::Decode`] for damaged files; [`PictureError::CutOff`] where nothing of the picture is there, and
-    /// for a WebP, of which no part can be decoded alone; [`PictureError::Memory`] where there is less than this needs;
+    /// [`PictureError::Decode`] for damaged files; [`PictureError::CutOff`] where nothing of the picture is there;
+    /// [`PictureError::CutOffWebP`] for a WebP, of which no part can be decoded alone; [`PictureError::Memory`] where there is less than this needs;
     /// those of [`resized`](Self::resized).
     pub fn decode(&self, longer: Option<u32>) -> Result<Picture, PictureError> {
         let size = self.resized(longer)?;
@@ -118,20 +107,10 @@ impl<'a> PictureFile<'a> {
             return Err(PictureError::Memory { size: self.size(), needed });
         }
         let (mut decoded, whole) = match self.format {
-            ImageFormat::Jpeg => {
-                jpeg(&self.bytes, self.header.is_gray()).map_err(PictureError::Decode)?
-            }
-            format => {
-                let decoded = decoder(&self.bytes, format).and_then(|decoder| match format {
-                    ImageFormat::Png => DynamicImage::from_decoder(RowsThatAre(decoder)),
-                    _ => DynamicImage::from_decoder(decoder),
-                });
-                let decoded = decoded.map_err(|e| failed(e, &self.bytes, format))?;
-                (decoded, is_whole(&self.bytes, format))
-            }
+            ImageFormat::Jpeg => jpeg::decode(&self.bytes, self.header.is_gray())?,
+            format => (self.filled(u8::MAX)?, is_whole(&self.bytes, format)),
         };
-        let pixels = decoded.as_bytes();
-        if !whole && pixels.iter().all(|value| *value == pixels[0]) {
+        if !whole && !self.is_begun(&decoded)? {
             return Err(PictureError::CutOff);
         }
         decoded.apply_orientation(self.header.orientation);
@@ -139,6 +118,28 @@ impl<'a> PictureFile<'a> {
         Ok(match longer {
             Some(longer) => picture.resized(longer),
             None => picture,
+        })
+    }
+
+    /// The picture of a PNG or WebP. Of a PNG that is cut off, pixels that are not there have this value.
+    fn filled(&self, filling: u8) -> Result<DynamicImage, PictureError> {
+        let decoded = decoder(&self.bytes, self.format).and_then(|decoder| match self.format {
+            ImageFormat::Png => DynamicImage::from_decoder(RowsThatAre { decoder, filling }),
+            _ => DynamicImage::from_decoder(decoder),
+        });
+        decoded.map_err(|e| failed(e, &self.bytes, self.format))
+    }
+
+    /// Whether some of a picture that is cut off is there, though it may be of one colour.
+    fn is_begun(&self, decoded: &DynamicImage) -> Result<bool, PictureError> {
+        let is_white = |value: &u8| *value == u8::MAX;
+        Ok(match self.format {
+            ImageFormat::Jpeg => jpeg::is_begun(&self.bytes),
+            // White is also what is not there.
+            ImageFormat::Png if decoded.as_bytes().iter().all(is_white) => {
+                self.filled(0)?.as_bytes().iter().any(is_white)
+            }
+            _ => true,
         })
     }
 
@@ -204,9 +205,9 @@ fn header(mut decoder: impl ImageDecoder) -> Header {
 /// Decoding failed: because the file is cut off, or for another reason.
 fn failed(error: ImageError, bytes: &[u8], format: ImageFormat) -> PictureError {
     match &error {
-        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => PictureError::CutOff,
         // Its decoder reports what it misses in many ways.
-        _ if format == ImageFormat::WebP && !is_whole(bytes, format) => PictureError::CutOff,
+        _ if format == ImageFormat::WebP && !is_whole(bytes, format) => PictureError::CutOffWebP,
+        ImageError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => PictureError::CutOff,
         _ => PictureError::Decode(error),
     }
 }
@@ -229,22 +230,25 @@ fn is_whole(bytes: &[u8], format: ImageFormat) -> bool {
     }
 }
 
-/// A PNG's decoder that gives the rows that there are, and white for others.
-struct RowsThatAre<D>(D);
+/// A PNG's decoder that gives the rows that there are, and others of this value.
+struct RowsThatAre<D> {
+    decoder: D,
+    filling: u8,
+}
 
 impl<D: ImageDecoder> ImageDecoder for RowsThatAre<D> {
     fn dimensions(&self) -> (u32, u32) {
-        self.0.dimensions()
+        self.decoder.dimensions()
     }
 
     fn color_type(&self) -> ColorType {
-        self.0.color_type()
+        self.decoder.color_type()
     }
 
     fn read_image(self, pixels: &mut [u8]) -> ImageResult<()> {
         let colour = self.color_type();
-        pixels.fill(u8::MAX);
-        match self.0.read_image(pixels) {
+        pixels.fill(self.filling);
+        match self.decoder.read_image(pixels) {
             Err(ImageError::IoError(error)) if error.kind() == ErrorKind::UnexpectedEof => {
                 // The decoder swaps the bytes of colours of 16 bits once it has them all.
                 if colour.bytes_per_pixel() == 2 * colour.channel_count() {
@@ -262,80 +266,6 @@ impl<D: ImageDecoder> ImageDecoder for RowsThatAre<D> {
     fn read_image_boxed(self: Box<Self>, pixels: &mut [u8]) -> ImageResult<()> {
         (*self).read_image(pixels)
     }
-}
-
-fn jpeg_options(colours: ColorSpace) -> DecoderOptions {
-    let options = DecoderOptions::default().set_strict_mode(false);
-    options.set_max_width(usize::MAX).set_max_height(usize::MAX).jpeg_set_out_colorspace(colours)
-}
-
-fn jpeg_error(error: DecodeErrors) -> ImageError {
-    ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(ImageFormat::Jpeg), error))
-}
-
-fn jpeg_header(bytes: &[u8]) -> Result<Header, PictureError> {
-    let mut cursor = ZCursor::new(bytes);
-    let mut decoder = JpegDecoder::new_with_options(&mut cursor, jpeg_options(ColorSpace::RGB));
-    if let Err(error) = decoder.decode_headers() {
-        // Nothing but the end of the bytes keeps it from reading them.
-        let ended = matches!(error, DecodeErrors::ExhaustedData | DecodeErrors::IoErrors(_));
-        let error = PictureError::Decode(jpeg_error(error));
-        return Err(if ended { PictureError::CutOff } else { error });
-    }
-    let (width, height) = decoder.dimensions().expect("the headers were decoded");
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
-    let channels = if decoder.input_colorspace() == Some(ColorSpace::Luma) { 1 } else { 3 };
-    let stored = Size::new(height, width);
-    let bytes = channels * height as u64 * width as u64;
-    Ok(Header { stored, orientation: orientation.unwrap_or(Orientation::NoTransforms), bytes })
-}
-
-/// The picture, as far as it is there, and whether the file has an end marker.
-fn jpeg(bytes: &[u8], gray: bool) -> ImageResult<(DynamicImage, bool)> {
-    let (decoded, stopped) = jpeg_once(bytes, gray);
-    let stopped = stopped.min(bytes.len());
-    let error = match decoded {
-        // The decoder stops after the end marker. Where it stops elsewhere, at the end of the bytes or before bytes
-        // that it has no use for, it does not say why: then a marker may still follow.
-        Ok(decoded) => {
-            let rest = &bytes[stopped.saturating_sub(END_OF_IMAGE.len())..];
-            return Ok((decoded, rest.windows(2).any(|pair| pair == END_OF_IMAGE)));
-        }
-        Err(error) => error,
-    };
-    // Decoders refuse a segment between two scans that is cut off: the scans before it are decoded without it.
-    let mut end = bytes.len();
-    for _ in 0..CUTS {
-        // What is wrong before the last segment is damage.
-        if bytes.len() - stopped.min(end) > SEGMENT {
-            break;
-        }
-        if let (Ok(decoded), _) = jpeg_once(&[&bytes[..end], &END_OF_IMAGE].concat(), gray) {
-            return Ok((decoded, false));
-        }
-        let Some(earlier) = bytes[..end].iter().rposition(|&byte| byte == 0xff) else { break };
-        end = earlier;
-    }
-    Err(jpeg_error(error))
-}
-
-/// One attempt, and where the decoder stopped.
-fn jpeg_once(bytes: &[u8], gray: bool) -> (Result<DynamicImage, DecodeErrors>, usize) {
-    let mut cursor = ZCursor::new(bytes);
-    let colours = if gray { ColorSpace::Luma } else { ColorSpace::RGB };
-    let mut decoder = JpegDecoder::new_with_options(&mut cursor, jpeg_options(colours));
-    let decoded = decoder.decode().map(|pixels| {
-        let (width, height) = decoder.dimensions().expect("the headers were decoded");
-        let (width, height) = (width as u32, height as u32);
-        let fits = "as many pixels as the size says";
-        match gray {
-            true => GrayImage::from_raw(width, height, pixels).expect(fits).into(),
-            false => RgbImage::from_raw(width, height, pixels).expect(fits).into(),
-        }
-    });
-    drop(decoder);
-    let stopped = cursor.stream_position().expect("the bytes are in memory");
-    (decoded, stopped as usize)
 }
 
 #[cfg(test)]

@@ -15,12 +15,14 @@ use network::{DECODER, ENCODER, Named, Network, TRANSFORMER};
 
 impl TransformerNet {
     /// Reads a network of any width from the bytes of a safetensors file of f32, f16 or bf16 tensors. The names may
-    /// have any prefix in common, such as the `module.` of `DataParallel` or the `_orig_mod.` of `torch.compile`.
+    /// have any prefix in common, such as the `module.` of `DataParallel`; what `torch.compile` and FSDP put into names
+    /// is left out wherever it stands.
     ///
     /// # Errors
     /// [`WeightsError`] names the tensor that is missing, superfluous, of the wrong shape or not finite, the network that
     /// is in the file instead of this one, or what the bytes are if they are no safetensors file. Running statistics
-    /// (`*.running_mean`, …) are skipped: files from before PyTorch 0.4 hold them, instance norm does not read them.
+    /// (`*.running_mean`, …) are skipped: files from before PyTorch 0.4 hold them, instance norm does not read them; so is
+    /// `n_averaged` of `AveragedModel`.
     pub fn from_safetensors(bytes: &[u8]) -> Result<TransformerNet, WeightsError> {
         let (width, stages) = read_network(bytes, &TRANSFORMER)?;
         Ok(TransformerNet { width, stages })
@@ -52,9 +54,10 @@ fn read_network(bytes: &[u8], network: &Network) -> Result<(usize, Vec<Stage>), 
         Some(found) => WeightsError::Content { found },
         None => WeightsError::Format(error),
     })?;
-    let Named { prefix, width } = network.find(&file)?;
+    let Named { names, width } = network.find(&file)?;
     let mut take = |tensor: String, expected: &[usize]| {
-        read(&file, &format!("{prefix}{tensor}"), expected, width)
+        let name = names.get(&tensor).unwrap_or(&tensor);
+        read(&file, name, expected, width)
     };
     let stages = network
         .lines
@@ -119,6 +122,7 @@ fn read(
             index: index_of(first, expected),
             count: values.iter().filter(|value| !value.is_finite()).count(),
             total: values.len(),
+            half: view.dtype() == Dtype::F16,
         }),
     }
 }

@@ -143,9 +143,17 @@ fn unreadable_pictures_are_named() {
     let bytes = std::fs::read(whole).unwrap();
     std::fs::write(folder.path().join("third.jpg"), &bytes[..bytes.len() / 3]).unwrap();
     std::fs::write(folder.path().join("head.jpg"), &bytes[..30]).unwrap();
+    // Twelve bits a colour, says the frame.
+    let frame = bytes.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    let damaged = [&bytes[..frame + 4], &[12], &bytes[frame + 5..]].concat();
+    std::fs::write(folder.path().join("damaged.jpg"), damaged).unwrap();
     for (input, expected) in [
         ("missing.png", "missing.png: cannot be read"),
-        ("garbage.jpg", "garbage.jpg: no picture that can be read (JPEG, PNG and WebP can)"),
+        (
+            "garbage.jpg",
+            "garbage.jpg: this is no JPEG, PNG or WebP picture: save it as one of them",
+        ),
+        ("damaged.jpg", "the file is damaged, or of a rare kind; fetch it again, or save it"),
         ("head.png", "head.png: the file is cut off"),
         ("third.jpg", "third.jpg: the file is cut off"),
         ("head.jpg", "head.jpg: the file is cut off"),
@@ -340,6 +348,50 @@ fn adain_needs_its_networks_and_names_the_one_that_does_not_fit() {
 }
 
 #[test]
+fn a_style_that_is_too_thin_says_what_it_is_reduced_to() {
+    let folder = adain_folder();
+    for (width, height, expected) in [
+        (
+            2048,
+            40,
+            "style.png: 2048x40 pixels, reduced to 512x10 for a style, are too few: each side of a style needs at least 16; crop it to a part that is nearer to a square",
+        ),
+        (
+            30,
+            12,
+            "style.png: 30x12 pixels are too few: each side of a style needs at least 16; take a larger picture",
+        ),
+    ] {
+        let thin: DynamicImage = RgbImage::new(width, height).into();
+        save(&folder, "style.png", &thin);
+        let message = refused(folder.path(), &ADAIN);
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn a_painting_of_adain_that_is_not_finite_names_the_files_of_weights() {
+    let folder = adain_folder();
+    let path = folder.path().join("decoder.safetensors");
+    let bytes = adain_weights(&DECODER);
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let spoiled = file.iter().map(|(name, view)| {
+        let value = if name == "conv11.weight" || name == "conv12.bias" { f32::MAX } else { 0.0 };
+        let values = value.to_le_bytes().repeat(view.data().len() / 4);
+        (name.to_owned(), (view.shape().to_vec(), values))
+    });
+    let spoiled: BTreeMap<_, _> = spoiled.collect();
+    let views = spoiled.iter().map(|(name, (shape, values))| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), values).unwrap())
+    });
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    let message = refused(folder.path(), &ADAIN);
+    let expected =
+        "error: encoder.safetensors and decoder.safetensors: the painting is not finite (";
+    assert!(message.starts_with(expected), "{message}");
+}
+
+#[test]
 fn a_file_of_weights_is_a_style() {
     let folder = folder();
     std::fs::write(folder.path().join("own.safetensors"), weights("", &[])).unwrap();
@@ -431,7 +483,7 @@ fn truncated_and_missing_weights_are_refused() {
     let message = refused(folder.path(), &small(&["--style", "half.safetensors"]));
     assert!(message.contains("half.safetensors: not a whole safetensors file"), "{message}");
     let message = refused(folder.path(), &small(&["--style", "none.safetensors"]));
-    assert!(message.contains("none.safetensors: "), "{message}");
+    assert!(message.contains("none.safetensors: cannot be read: "), "{message}");
 }
 
 #[test]
@@ -440,13 +492,19 @@ fn unwritable_outputs_are_refused_before_the_work() {
     save(&folder, "in.png", &photograph());
     std::fs::create_dir(folder.path().join("folder.png")).unwrap();
     for (output, expected) in [
-        ("nowhere/out.png", "nowhere/out.png: cannot be written"),
+        (
+            "nowhere/out.png",
+            "nowhere/out.png: cannot be written: the folder nowhere does not exist: make it, or choose another OUTPUT",
+        ),
         ("folder.png", "folder.png: cannot be written"),
         (
             "out.gif",
             "out.gif: unknown picture format \"gif\": the name must end in .png, .jpg or .jpeg",
         ),
-        ("out", "the name must end in"),
+        (
+            "out",
+            "out: the name has no ending, which says how a picture is written: the name must end in .png, .jpg or .jpeg",
+        ),
     ] {
         let result = run(folder.path(), &small(&["in.png", output]));
         assert_eq!(result.status.code(), Some(1), "{output}");

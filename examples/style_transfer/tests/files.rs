@@ -53,7 +53,7 @@ fn what_is_there_of_a_file_is_painted_and_the_rest_is_told() {
         assert_eq!(said.contains(&format!("warning: {input}: {WARNING}")), cut, "{input}: {said}");
     }
     let message = refused(folder.path(), &small(&["short.webp", "out.png"]));
-    assert!(message.contains("short.webp: the file is cut off, and too little"), "{message}");
+    assert!(message.contains("short.webp: the file is cut off, and a part of a WebP cannot be decoded: fetch it again"), "{message}");
     let whole = painted(folder.path(), &small(&["whole.jpg", "whole-out.png"]), "whole-out.png");
     for same in ["filled.jpg", "endless.jpg"] {
         let painting = painted(folder.path(), &small(&[same, "out.png"]), "out.png");
@@ -108,18 +108,25 @@ fn the_input_is_replaced_only_where_that_was_asked_for() {
         for input in &names {
             let message = refused(folder.path(), &small(&[input, output]));
             let expected = format!(
-                "{output}: is the photograph {input}, which the painting would replace: choose another OUTPUT, or add --overwrite-input"
+                "{output}: this is the same file as the photograph {input}, which the painting would replace: choose another OUTPUT, or add --overwrite-input"
             );
             assert!(message.contains(&expected), "{message}");
         }
         let adain = ["missing.png", output, "--adain", "in.png", "--backend", "host"];
         let message = refused(folder.path(), &adain);
-        assert!(message.contains("is the picture of the style in.png"), "{message}");
+        assert!(
+            message.contains("is the same file as the picture of the style in.png"),
+            "{message}"
+        );
     }
     for flag in ["--backend=host", "--overwrite-input"] {
         let message =
             refused(folder.path(), &["in.png", "own.png", "--style=own.safetensors", flag]);
-        assert!(message.contains("own.png: is the file of weights own.safetensors"), "{message}");
+        assert!(
+            message
+                .contains("own.png: this is the same file as the file of weights own.safetensors"),
+            "{message}"
+        );
         assert!(message.trim().ends_with("choose another OUTPUT"), "{message}");
     }
     assert!(contents(folder.path()) == before);
@@ -127,6 +134,29 @@ fn the_input_is_replaced_only_where_that_was_asked_for() {
     let painting = painted(folder.path(), &replaced, "in.png");
     assert_eq!((painting.width(), painting.height()), (24, 16));
     assert_eq!(contents(folder.path()).len(), before.len(), "nothing else is left");
+}
+
+/// Weights that are found through the environment are inputs, too.
+#[test]
+fn weights_of_the_styles_folder_are_not_replaced() {
+    let folder = folder();
+    save(&folder, "in.png", &photograph());
+    let adain = folder.path().join("adain");
+    std::fs::create_dir(&adain).unwrap();
+    for (name, link) in [
+        ("encoder16x_relu4_1.safetensors", "encoder.png"),
+        ("decoder16x_recon.safetensors", "decoder.png"),
+    ] {
+        std::fs::write(adain.join(name), b"weights").unwrap();
+        std::fs::hard_link(adain.join(name), folder.path().join(link)).unwrap();
+        let mut command = std::process::Command::new(program::PROGRAM);
+        command.current_dir(folder.path()).env("WGNORM_STYLE_DIR", folder.path());
+        command.args(["in.png", link, "--adain", "in.png", "--overwrite-input"]);
+        let message = stderr(&command.output().unwrap());
+        let expected = format!("error: {link}: this is the same file as the file of weights ");
+        assert!(message.starts_with(&expected) && message.contains(name), "{message}");
+        assert_eq!(std::fs::read(folder.path().join(link)).unwrap(), b"weights");
+    }
 }
 
 #[cfg(unix)]
@@ -154,6 +184,7 @@ mod unix {
         save(&folder, "in.png", &RgbImage::new(64, 48).into());
         save(&folder, "wide.png", &RgbImage::new(100, 5).into());
         save(&folder, "long.png", &RgbImage::new(70_000, 5).into());
+        save(&folder, "longer.png", &RgbImage::new(99_999, 5).into());
         // Sixty megapixels, to be refused before they are decoded.
         save(&folder, "large.png", &image::GrayImage::new(10_000, 6000).into());
         std::fs::write(folder.path().join("out.png"), b"precious").unwrap();
@@ -181,6 +212,12 @@ mod unix {
                 "70000",
                 "out.jpg: a JPEG of 70000x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png, or --size 65535",
             ),
+            (
+                "longer.png",
+                "out.jpg",
+                "99999",
+                "out.jpg: a JPEG of 99999x5 pixels cannot be written, its sides may have 65535: choose a name that ends in .png\n",
+            ),
         ] {
             let began = std::time::Instant::now();
             let arguments = [input, output, "--backend", "host", "--size", size];
@@ -193,6 +230,32 @@ mod unix {
             assert!(!said.contains("back end"), "nothing was begun: {said}");
             assert!(contents(folder.path()) == before, "{size}");
         }
+    }
+
+    /// Whatever memory there is: it is enough, or a message says before the work that it is not.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn too_little_memory_is_told_before_the_work() {
+        let folder = folder();
+        save(&folder, "in.png", &RgbImage::new(64, 48).into());
+        let mut refusals = 0;
+        for limit in (400_000..).step_by(25_000) {
+            let arguments = ["in.png", "out.png", "--backend", "host", "--size", "1500"];
+            let result = shell(folder.path(), &format!("ulimit -v {limit}"), &arguments);
+            if result.status.success() {
+                break;
+            }
+            let message = stderr(&result);
+            assert_eq!(result.status.code(), Some(1), "{limit}: {message}");
+            let expected = "error: in.png: a picture of 1500x1125 needs ";
+            assert!(message.starts_with(expected), "{limit}: {message}");
+            assert!(
+                message.contains("; try --size ") || message.contains(": try --size "),
+                "{message}"
+            );
+            refusals += 1;
+        }
+        assert!(refusals > 0, "less memory than the picture needs was enough");
     }
 
     #[test]
@@ -220,6 +283,35 @@ mod unix {
         assert!(message.contains("full.png: cannot be written: "), "{message}");
         assert!(contents(folder.path()) == before);
         assert!(folder.path().join("full.png").is_symlink());
+    }
+
+    /// A file on which another one is mounted cannot be replaced.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_painting_that_cannot_get_its_name_is_kept_beside_it() {
+        let folder = folder();
+        save(&folder, "in.png", &photograph());
+        let (mounted, out) = (folder.path().join("mounted.png"), folder.path().join("out.png"));
+        for file in [&mounted, &out] {
+            std::fs::write(file, b"precious").unwrap();
+        }
+        let mount = Command::new("mount").arg("--bind").args([&mounted, &out]).output();
+        if !mount.is_ok_and(|mount| mount.status.success()) {
+            eprintln!("skipped: this user may not mount a file");
+            return;
+        }
+        let result = run(folder.path(), &small(&["in.png", "out.png"]));
+        let unmounted = Command::new("umount").arg(&out).status().unwrap();
+        assert!(unmounted.success());
+        let message = stderr(&result);
+        assert_eq!(result.status.code(), Some(1), "{message}");
+        let (_, kept) = message.trim().split_once("; the painting is in ").expect(&message);
+        assert!(kept.ends_with(".png"), "{message}");
+        let expected = painted(folder.path(), &small(&["in.png", "new.png"]), "new.png");
+        assert_eq!(image::open(folder.path().join(kept)).unwrap(), expected);
+        for file in [&mounted, &out] {
+            assert_eq!(std::fs::read(file).unwrap(), b"precious");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 // Pictures in: decoded, turned upright, laid on white, scaled down where they are too large.
 
+import { ended } from "./header.js";
+
 /** What a network needs, so that its padding has something to mirror. */
 export const SMALLEST_SIDE = 5;
 /** So many pixels every browser can open. */
@@ -44,7 +46,7 @@ function readApart(blob, longest) {
 /** As an `<img>`, which also takes drawings (SVG), and neither runs what is in them nor fetches what they name. */
 async function readHere(blob, longest, known) {
   const isDrawing = blob.type === "image/svg+xml" || /\.svg$/i.test(blob.name);
-  const url = URL.createObjectURL(isDrawing ? new Blob([blob], { type: "image/svg+xml" }) : blob);
+  const url = URL.createObjectURL(isDrawing ? new Blob([blob], { type: "image/svg+xml" }) : ended(blob, known));
   try {
     if (isDrawing && (blob.size > MOST_BYTES || parts(await blob.text()) > MOST_PARTS)) {
       throw new PictureError(`“${blob.name}” is too large a drawing for this page. Save it as a PNG and choose that.`);

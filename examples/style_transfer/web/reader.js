@@ -1,5 +1,5 @@
 // Reads one picture apart from the page's thread: a large one takes seconds and hundreds of megabytes.
-import { inspect } from "./header.js";
+import { ended, inspect } from "./header.js";
 import { pixelsOf } from "./picture.js";
 
 onmessage = async ({ data: { blob, longest } }) => {
@@ -7,7 +7,7 @@ onmessage = async ({ data: { blob, longest } }) => {
   try {
     known = inspect(new Uint8Array(await blob.arrayBuffer()));
     // Colours stay as they are stored, as in the native program.
-    const bitmap = await createImageBitmap(blob, {
+    const bitmap = await createImageBitmap(ended(blob, known), {
       imageOrientation: "from-image",
       premultiplyAlpha: "none",
       colorSpaceConversion: "none",

@@ -1,6 +1,7 @@
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
-use image::{ExtendedColorType, ImageEncoder, Rgb};
+use image::{ExtendedColorType, ImageEncoder, Rgb, RgbImage};
 
+use super::jpeg::END_OF_IMAGE;
 use super::*;
 
 /// Restart intervals of two blocks; several scans, each with restart intervals of three.
@@ -45,6 +46,79 @@ fn read(bytes: &[u8]) -> Result<Picture, PictureError> {
 /// What `image` itself makes of a whole file.
 fn expected(bytes: &[u8]) -> Vec<u8> {
     image::load_from_memory(bytes).unwrap().into_rgb8().into_raw()
+}
+
+/// Sequential JPEGs, and what Pillow 13 (libjpeg-turbo) makes of them: luma, blue and red of 4:2:0 in a scan each
+/// (`jpegtran -scans`); blue sampled finer than luma along rows, and red across them (`cjpeg -sample 1x1,2x1,1x2`).
+const BEYOND_ZUNE: [(&[u8], &[u8]); 2] = [
+    (include_bytes!("../../tests/data/scans.jpg"), include_bytes!("../../tests/data/scans.png")),
+    (include_bytes!("../../tests/data/fine.jpg"), include_bytes!("../../tests/data/fine.png")),
+];
+
+#[test]
+fn jpegs_of_any_order_of_scans_and_any_sampling_are_what_libjpeg_makes_of_them() {
+    for (at, (jpeg, png)) in BEYOND_ZUNE.into_iter().enumerate() {
+        let (picture, expected) = (read(jpeg).unwrap(), expected(png));
+        assert!(!picture.is_cut_off(), "{at}");
+        let pairs = picture.as_rgb().iter().zip(&expected);
+        // Decoders round differently; garbage is 50 away on average.
+        let largest = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(largest <= 3, "{at}: {largest}");
+        let filled = [&jpeg[..jpeg.len() - 2], &[0xff; 3], &END_OF_IMAGE].concat();
+        assert_eq!(read(&filled).unwrap(), picture, "{at}");
+    }
+}
+
+#[test]
+fn jpegs_of_any_order_of_scans_cut_at_every_byte_give_the_rows_that_are_there() {
+    for (at, (jpeg, _)) in BEYOND_ZUNE.into_iter().enumerate() {
+        let whole = read(jpeg).unwrap();
+        let mut rows = 0;
+        for cut in 3..jpeg.len() {
+            match read(&jpeg[..cut]) {
+                Ok(picture) => {
+                    assert!(picture.is_cut_off(), "{at}: {cut}");
+                    let pairs = picture.as_rgb().chunks(3 * 45).zip(whole.as_rgb().chunks(3 * 45));
+                    let same = pairs.clone().take_while(|(a, b)| a == b).count();
+                    assert!(same >= rows, "{at}, {cut}: fewer rows than of a shorter file");
+                    // Rows whose last bits are missing may be the same with several fillings, and are nearly right.
+                    let mut below = pairs.skip(same + 16).flat_map(|(a, _)| a);
+                    assert!(below.all(|value| *value == 128), "{at}: {cut}");
+                    rows = same;
+                }
+                Err(PictureError::CutOff) => assert_eq!(rows, 0, "{at}: {cut}"),
+                Err(error) => panic!("{at}, {cut}: {error}"),
+            }
+        }
+        assert_eq!(rows, 37, "{at}: all but the end marker is all of the picture");
+    }
+}
+
+/// One colour is what a picture may be of, and no sign that nothing is there.
+#[test]
+fn pictures_of_one_colour_without_their_files_end_are_there() {
+    for value in [0, 128, 255] {
+        let pixels = RgbImage::from_pixel(64, 48, Rgb([value; 3]));
+        let (mut jpeg, mut png) = (Vec::new(), Vec::new());
+        JpegEncoder::new_with_quality(&mut jpeg, 85).encode_image(&pixels).unwrap();
+        PngEncoder::new(&mut png).write_image(&pixels, 64, 48, ExtendedColorType::Rgb8).unwrap();
+        for (file, end) in [(&jpeg, 2), (&png, 12), (&png, 3)] {
+            let picture = read(&file[..file.len() - end]).unwrap();
+            assert!(picture.is_cut_off());
+            assert!(picture.as_rgb() == expected(file), "{value}");
+        }
+        // Nothing but the headers.
+        let scan = markers(&jpeg).into_iter().find(|&at| jpeg[at + 1] == 0xda).unwrap();
+        let data = png.windows(4).position(|name| name == b"IDAT").unwrap() + 4;
+        for headers in [&jpeg[..scan + 14], &jpeg[..scan + 9], &png[..data], &png[..data + 2]] {
+            let read = read(headers).map(|picture| picture.as_rgb()[..9].to_vec());
+            assert!(
+                matches!(read, Err(PictureError::CutOff)),
+                "{value}: {read:?} {}",
+                headers.len()
+            );
+        }
+    }
 }
 
 #[test]
@@ -170,7 +244,7 @@ fn webps_that_are_cut_off_are_called_so() {
     for cut in 0..webp.len() {
         match read(&webp[..cut]) {
             Ok(picture) => assert!(picture.is_cut_off() && picture.as_rgb() == drawing().as_raw()),
-            Err(PictureError::CutOff) => {}
+            Err(PictureError::CutOffWebP) => {}
             Err(PictureError::Decode(_)) => assert!(cut < 12, "{cut}"),
             Err(error) => panic!("{cut}: {error}"),
         }
@@ -180,7 +254,7 @@ fn webps_that_are_cut_off_are_called_so() {
 /// Garbage of many kinds ends in an error or a picture, never in a panic.
 #[test]
 fn bytes_that_are_changed_never_panic() {
-    for jpeg in jpegs() {
+    for jpeg in jpegs().into_iter().chain(BEYOND_ZUNE.map(|(jpeg, _)| jpeg.to_vec())) {
         for at in 2..jpeg.len() {
             for value in [0, 0xff, 0xd9, jpeg[at] ^ 0x10] {
                 let mut changed = jpeg.clone();

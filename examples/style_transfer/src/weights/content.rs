@@ -188,16 +188,32 @@ fn of_zip(bytes: &[u8]) -> Content {
 
 fn of_text(bytes: &[u8]) -> Option<Content> {
     let head = &bytes[..bytes.len().min(BEGINNING)];
-    let text = match std::str::from_utf8(head) {
-        Ok(text) => text,
-        // A character that the end of the beginning cuts.
-        Err(error) if error.error_len().is_none() => {
-            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+        char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+    };
+    let (text, is_utf8): (String, bool) = match (head, std::str::from_utf8(head)) {
+        // Sixteen bits a character, with a mark that says so, or not: then the header of a safetensors file would be of
+        // a length that none has.
+        ([0xff, 0xfe, ..] | [b'<', 0, 1..=255, 0, 1..=255, ..], _) => {
+            (utf16(head, u16::from_le_bytes), false)
         }
-        Err(_) => return None,
+        ([0xfe, 0xff, ..] | [0, b'<', 0, 1..=255, 0, 1..=255, ..], _) => {
+            (utf16(head, u16::from_be_bytes), false)
+        }
+        (_, Ok(text)) => (text.to_owned(), true),
+        // A character that the end of the beginning cuts.
+        (_, Err(error)) if error.error_len().is_none() => {
+            (std::str::from_utf8(&head[..error.valid_up_to()]).ok()?.to_owned(), true)
+        }
+        // Eight bits a character: Latin-1, or one of its relatives.
+        _ => (head.iter().map(|&byte| char::from(byte)).collect(), false),
     };
     let text = text.trim_start_matches('\u{feff}').trim_start();
-    if text.is_empty() || text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+    // The codes after 0x7F are letters and quotation marks in Latin-1's relatives.
+    let is_odd = |c: char| c.is_control() && !c.is_whitespace() && (is_utf8 || c < '\u{80}');
+    let begins = text.starts_with(|c: char| is_utf8 || c.is_ascii_graphic());
+    if !begins || text.chars().any(is_odd) {
         return None;
     }
     Some(match text.as_bytes()[0] {

@@ -32,8 +32,26 @@ pub(super) static DECODER: Network = Network {
     suffix: "",
 };
 
-/// The shapes of a file's tensors, without running statistics. Sorted, so that the same file gets the same message.
-type Shapes<'a> = BTreeMap<&'a str, Vec<usize>>;
+/// What wrappers put into the names of a module's tensors, wherever they wrap one: `torch.compile`,
+/// `FullyShardedDataParallel`, and its checkpointing.
+const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+/// A file's tensors by their names without wrappers, without running statistics. Sorted, so that the same file gets the
+/// same message.
+type Shapes<'a> = BTreeMap<String, Found<'a>>;
+
+/// A tensor in a file.
+struct Found<'a> {
+    /// Its name there.
+    name: &'a str,
+    shape: Vec<usize>,
+}
+
+/// A tensor's name without what wrappers put into it.
+fn unwrapped(name: &str) -> String {
+    let kept: Vec<_> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    kept.join(".")
+}
 
 /// A tensor of a network of any width.
 struct Expected {
@@ -60,14 +78,15 @@ impl Expected {
 
 /// What the tensors of a network are called in a file, and how wide it is.
 pub(super) struct Named {
-    pub prefix: String,
+    /// By their names in the network.
+    pub names: HashMap<String, String>,
     pub width: usize,
 }
 
 /// How far a file's tensors are those of a network.
-struct Fit<'a> {
+struct Fit {
     expected: Vec<Expected>,
-    prefix: &'a str,
+    prefix: String,
     /// Tensors of the network whose names are in the file.
     named: usize,
     /// The width of most of these; `None` if no shape is that of a network of any width.
@@ -76,10 +95,29 @@ struct Fit<'a> {
     shaped: usize,
 }
 
-impl Fit<'_> {
-    /// What the tensor is called in the file.
+impl Fit {
+    /// What the tensor is called in the file, but for wrappers.
     fn place(&self, tensor: &Expected) -> String {
         format!("{}{}", self.prefix, tensor.name)
+    }
+
+    /// Two tensors of the network that the file has under different prefixes, if it has most of the network.
+    fn two_prefixes<'a>(&self, shapes: &Shapes<'a>) -> Option<[&'a str; 2]> {
+        let known: BTreeSet<String> = self.expected.iter().map(|t| self.place(t)).collect();
+        let extra = || shapes.iter().filter(|(name, _)| !known.contains(*name));
+        let is_it = |name: &str, tensor: &Expected| {
+            name.strip_suffix(tensor.name.as_str())
+                .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        };
+        let missing = self.expected.iter().filter(|t| !shapes.contains_key(&self.place(t)));
+        let elsewhere: Vec<_> = missing
+            .filter_map(|tensor| extra().find(|(name, _)| is_it(name, tensor)))
+            .map(|(_, found)| found.name)
+            .collect();
+        let there = known.iter().find_map(|name| shapes.get(name))?.name;
+        // One may be misnamed.
+        let most = 2 * (self.named + elsewhere.len()) >= self.expected.len();
+        (most && elsewhere.len() > 1).then(|| [there, elsewhere[0]])
     }
 }
 
@@ -88,36 +126,46 @@ impl Network {
     ///
     /// # Errors
     /// [`WeightsError::Architecture`] if the file holds another network, [`WeightsError::Missing`] or
-    /// [`WeightsError::Unexpected`] if it is this one but for some tensors.
+    /// [`WeightsError::Unexpected`] if it is this one but for some tensors, [`WeightsError::Ambiguous`] if it has one
+    /// twice.
     pub fn find(&self, file: &SafeTensors<'_>) -> Result<Named, WeightsError> {
         let names: BTreeSet<&str> = file.names().into_iter().collect();
-        let names = names.into_iter().filter(|name| !is_running_statistic(name));
-        let shape = |name| file.tensor(name).map(|view| view.shape().to_vec());
-        let shapes: Shapes = names.filter_map(|name| Some((name, shape(name).ok()?))).collect();
+        let mut shapes = Shapes::new();
+        for name in names.into_iter().filter(|name| !is_of_training(name)) {
+            let Ok(view) = file.tensor(name) else { continue };
+            let found = Found { name, shape: view.shape().to_vec() };
+            if let Some(other) = shapes.insert(unwrapped(name), found) {
+                let (tensor, other) = (other.name.to_owned(), name.to_owned());
+                return Err(WeightsError::Ambiguous { tensor, other });
+            }
+        }
         let fit = self.fit(&shapes);
         self.check_architecture(&fit, &shapes)?;
         let width = fit.width.unwrap_or(1);
 
         let known: BTreeSet<String> = fit.expected.iter().map(|t| fit.place(t)).collect();
         let mut missing = fit.expected.iter().filter(|t| !shapes.contains_key(&*fit.place(t)));
-        let mut extra = shapes.iter().filter(|(name, _)| !known.contains(**name));
+        let mut extra =
+            shapes.iter().filter(|(name, _)| !known.contains(*name)).map(|(_, found)| found);
         if let Some(tensor) = missing.next() {
             return Err(WeightsError::Missing {
                 tensor: fit.place(tensor),
                 expected: tensor.shape(width),
                 others: missing.count(),
-                instead: extra.next().map(|(name, shape)| ((*name).to_owned(), shape.clone())),
+                instead: extra.next().map(|found| (found.name.to_owned(), found.shape.clone())),
             });
         }
-        if let Some((name, shape)) = extra.next() {
-            let (tensor, found) = ((*name).to_owned(), shape.clone());
+        if let Some(found) = extra.next() {
+            let (tensor, found) = (found.name.to_owned(), found.shape.clone());
             return Err(WeightsError::Unexpected { tensor, found, others: extra.count() });
         }
-        Ok(Named { prefix: fit.prefix.to_owned(), width })
+        let name = |tensor: &Expected| shapes[&fit.place(tensor)].name.to_owned();
+        let names = fit.expected.iter().map(|tensor| (tensor.name.clone(), name(tensor)));
+        Ok(Named { names: names.collect(), width })
     }
 
     /// Refuses a file that is nearer to another network, or to none.
-    fn check_architecture(&self, fit: &Fit<'_>, shapes: &Shapes<'_>) -> Result<(), WeightsError> {
+    fn check_architecture(&self, fit: &Fit, shapes: &Shapes<'_>) -> Result<(), WeightsError> {
         let refused = |found| Err(WeightsError::Architecture { found, expected: self.name });
         let others = [&TRANSFORMER, &ENCODER, &DECODER].into_iter();
         let others = others.filter(|other| !std::ptr::eq(*other, self));
@@ -139,6 +187,10 @@ impl Network {
         let there = |tensor: &&Expected| shapes.contains_key(&*fit.place(tensor));
         let all = fit.expected.iter().filter(frame).count();
         let found = fit.expected.iter().filter(frame).filter(there).count();
+        if let Some([one, other]) = fit.two_prefixes(shapes) {
+            let about = "tensors of one network under different prefixes";
+            return refused(format!("{about}, such as `{one}` and `{other}`"));
+        }
         if blocks != expected && 2 * found >= all {
             return refused(format!("a network with {blocks} residual blocks"));
         }
@@ -154,8 +206,7 @@ impl Network {
         if fit.width.is_none()
             && let Some(tensor) = fit.expected.iter().find(there)
         {
-            let name = fit.place(tensor);
-            let shape = &shapes[name.as_str()];
+            let Found { name, shape } = &shapes[&fit.place(tensor)];
             let about = "tensors of the right names and other shapes";
             return refused(format!("{about}, such as `{name}` of {shape:?}"));
         }
@@ -184,7 +235,7 @@ impl Network {
             .collect()
     }
 
-    fn fit<'a>(&self, shapes: &Shapes<'a>) -> Fit<'a> {
+    fn fit(&self, shapes: &Shapes<'_>) -> Fit {
         let expected = self.tensors();
         // What comes before a name of the network, and how many of them it comes before. (In `res1.in1.weight` the
         // network has a name of its own before `in1.weight`; most names decide.)
@@ -199,8 +250,10 @@ impl Network {
         let most = prefixes
             .into_iter()
             .min_by_key(|&(prefix, count)| (std::cmp::Reverse(count), prefix.len(), prefix));
-        let (prefix, named) = most.unwrap_or(("", 0));
-        let found = |tensor: &Expected| shapes.get(format!("{prefix}{}", tensor.name).as_str());
+        let (prefix, named) = most.unwrap_or_default();
+        let found = |tensor: &Expected| {
+            shapes.get(&format!("{prefix}{}", tensor.name)).map(|found| &found.shape)
+        };
         let mut votes = BTreeMap::<usize, usize>::new();
         for width in expected.iter().filter_map(|tensor| tensor.width(found(tensor)?)) {
             *votes.entry(width).or_default() += 1;
@@ -212,6 +265,7 @@ impl Network {
             width.is_some_and(|width| found(tensor) == Some(&tensor.shape(width)))
         });
         let shaped = shaped.count();
+        let prefix = prefix.to_owned();
         Fit { expected, prefix, named, width, shaped }
     }
 }
@@ -236,7 +290,7 @@ const FOREIGN: [(&str, &str); 11] = [
 
 /// What a file holds that is none of the networks here.
 fn foreign(shapes: &Shapes<'_>) -> String {
-    let Some(first) = shapes.iter().next() else {
+    let Some(first) = shapes.values().next() else {
         return "no tensors at all".to_owned();
     };
     let known = FOREIGN.iter().find_map(|(end, about)| {
@@ -245,13 +299,16 @@ fn foreign(shapes: &Shapes<'_>) -> String {
                 start.is_empty() || start.ends_with('.') || end.starts_with('.')
             })
         };
-        Some((shapes.iter().find(|(name, _)| ends(name))?, *about))
+        Some((shapes.iter().find(|(name, _)| ends(name))?.1, *about))
     });
-    let ((name, shape), about) = known.unwrap_or((first, "another network"));
+    let (Found { name, shape }, about) = known.unwrap_or((first, "another network"));
     let all = shapes.len();
     format!("{about}: {all} tensors, such as `{name}` of shape {shape:?}")
 }
 
-fn is_running_statistic(tensor: &str) -> bool {
-    ["running_mean", "running_var", "num_batches_tracked"].iter().any(|end| tensor.ends_with(end))
+/// Whether only training reads a tensor: running statistics, and how many models `AveragedModel` has averaged.
+fn is_of_training(tensor: &str) -> bool {
+    let last = tensor.rsplit('.').next();
+    let ends = ["running_mean", "running_var", "num_batches_tracked"];
+    ends.iter().any(|end| tensor.ends_with(end)) || last == Some("n_averaged")
 }

@@ -181,6 +181,73 @@ fn names_may_have_any_prefix_in_common() {
     assert_eq!(adain("encoder.").unwrap(), adain("").unwrap());
 }
 
+/// `torch.compile` or FSDP around any part of a network.
+#[test]
+fn what_wrappers_put_into_names_is_left_out_wherever_it_stands() {
+    let plain = TransformerNet::from_safetensors(&file(Dtype::F32, |_| {})).unwrap();
+    let renamed = |change: fn(&str) -> String| {
+        file(Dtype::F32, |shapes| {
+            let named = std::mem::take(shapes).into_iter();
+            *shapes = named.map(|(name, shape)| (change(&name), shape)).collect();
+        })
+    };
+    let ways: [fn(&str) -> String; 6] = [
+        |name| name.replace("res1.", "res1._orig_mod."),
+        |name| name.replace(".conv2d", "._orig_mod.conv2d"),
+        |name| format!("_fsdp_wrapped_module.{}", name.replace('.', "._fsdp_wrapped_module.")),
+        |name| name.replace("res", "_checkpoint_wrapped_module.res"),
+        |name| format!("module.{}", name.replace("res3.", "res3._orig_mod.")),
+        |name| format!("model._orig_mod.{}", name.replace("in4.", "in4._orig_mod.")),
+    ];
+    for (at, way) in ways.into_iter().enumerate() {
+        let net = TransformerNet::from_safetensors(&renamed(way));
+        assert_eq!(net.unwrap_or_else(|e| panic!("{at}: {e}")), plain, "{at}");
+    }
+    let message = |change: fn(&mut Shapes)| {
+        TransformerNet::from_safetensors(&file(Dtype::F32, change)).unwrap_err().to_string()
+    };
+    let twice = message(|shapes| drop(shapes.insert("in4._orig_mod.bias".to_owned(), vec![4])));
+    assert_eq!(
+        twice,
+        "tensors `in4._orig_mod.bias` and `in4.bias` have the same place in the network: leave one of them out"
+    );
+    let shape = message(|shapes| {
+        shapes.remove("in4.bias");
+        shapes.insert("in4._orig_mod.bias".to_owned(), vec![5]);
+    });
+    assert_eq!(
+        shape,
+        "tensor `in4._orig_mod.bias` has shape [5], expected [4] in a network of width 2"
+    );
+    // `AveragedModel` counts what it has averaged.
+    let averaged = file(Dtype::F32, |shapes| {
+        prefixed("module.")(shapes);
+        shapes.insert("n_averaged".to_owned(), vec![]);
+    });
+    assert_eq!(TransformerNet::from_safetensors(&averaged).unwrap(), plain);
+}
+
+#[test]
+fn names_under_different_prefixes_are_called_so() {
+    for part in ["res", "in", "conv", "deconv", "e"] {
+        for prefix in ["module.", "model.net."] {
+            let bytes = file(Dtype::F32, |shapes| {
+                let named = std::mem::take(shapes).into_iter();
+                let named = named.map(|(name, shape)| match name.contains(part) {
+                    true => (format!("{prefix}{name}"), shape),
+                    false => (name, shape),
+                });
+                *shapes = named.collect();
+            });
+            let message = TransformerNet::from_safetensors(&bytes).unwrap_err().to_string();
+            assert!(!message.contains("a network with"), "{part}: {message}");
+            assert!(message.contains(&format!("`{prefix}")), "{part}: {message}");
+            let start = "the file holds tensors of one network under different prefixes, such as `";
+            assert!(message.starts_with(start), "{part}: {message}");
+        }
+    }
+}
+
 #[test]
 fn under_a_prefix_every_message_has_the_names_of_the_file() {
     let message = |change: fn(&mut Shapes)| {
@@ -368,11 +435,14 @@ fn values_that_are_not_finite_are_refused_with_tensor_and_place() {
             // The last value of the tensor.
             bytes[start + length - width..start + length].copy_from_slice(&spoiled);
             let error = TransformerNet::from_safetensors(&bytes).unwrap_err();
-            let WeightsError::NotFinite { tensor, value, index, count, total } = &error else {
+            let WeightsError::NotFinite { tensor, value, index, count, total, half } = &error
+            else {
                 panic!("{dtype:?} {name}: {error}");
             };
             assert_eq!((tensor, *count, *total), (&name, 1, length / width));
             assert!(!value.is_finite());
+            assert_eq!(*half, dtype == Dtype::F16);
+            assert_eq!(error.to_string().contains("save as F32"), *half);
             let read = SafeTensors::deserialize(&bytes).unwrap();
             let shape = read.tensor(&name).unwrap().shape().to_vec();
             let last: Vec<_> = shape.iter().map(|length| length - 1).collect();
@@ -408,7 +478,33 @@ fn files_of_other_kinds_are_named_with_what_to_do() {
         b"\x80\x02ccollections\nOrderedDict\nq\0ctorch._utils\n_rebuild_tensor_v2".to_vec();
     let text = |text: &str| text.as_bytes().to_vec();
     let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n";
-    let files: [(Vec<u8>, &str, &str); 36] = [
+    let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        text.encode_utf16().flat_map(bytes).collect()
+    };
+    let files: [(Vec<u8>, &str, &str); 43] = [
+        (
+            b"<html><title>Acc\xe8s refus\xe9</title>".to_vec(),
+            "a web page",
+            "the link of the file itself",
+        ),
+        (
+            b"\r\n<!DOCTYPE html>\x93quoted\x94".to_vec(),
+            "a web page",
+            "the link of the file itself",
+        ),
+        (
+            b"Fichier supprim\xe9 !".to_vec(),
+            "a text that begins “Fichier supprimé !”",
+            "fetch it again",
+        ),
+        (utf16("\u{feff}<html>", u16::to_le_bytes), "a web page", "the link of the file itself"),
+        (
+            utf16("\u{feff}\r\n<html>", u16::to_be_bytes),
+            "a web page",
+            "the link of the file itself",
+        ),
+        (utf16("<html>", u16::to_le_bytes), "a web page", "the link of the file itself"),
+        (utf16("<html>", u16::to_be_bytes), "a web page", "the link of the file itself"),
         (vec![], "an empty file", "fetch it again"),
         (vec![0; 4096], "a file of zeros", "fetch it again"),
         (

@@ -747,6 +747,37 @@ test("jpegs_are_whole_or_cut_off_as_the_program_finds_them", () =>
     }
   }, fake({})));
 
+test("all_of_a_jpeg_that_is_there_is_painted", () =>
+  visit(async (page) => {
+    await painted(page);
+    const draw = "context.fillStyle = 'teal'; for (let i = 0; i < 400; i++) context.fillRect((i * 37) % 400, i, 9, 9);";
+    const files = [await made(page, 400, 400, draw, "image/jpeg"), data("restarts.jpg"), data("progressive.jpg")];
+    for (const jpeg of files) {
+      const parts = [0, 1, 2, jpeg.length >> 1].map((missing) => jpeg.subarray(0, jpeg.length - missing));
+      const [whole, ...rest] = await pixelsRead(page, parts);
+      for (const [at, words] of ["half its end", "no end", "half of it"].entries()) {
+        const same = rest[at].findIndex((value, i) => value !== whole[i]);
+        if (at < 2) equal(same, -1, `the first other value of a file with ${words}`);
+        else if (jpeg === files[0]) check(same > 0.4 * whole.length, `only ${same} of ${whole.length} values are there`);
+      }
+    }
+  }, fake({})));
+
+/** The pixels that the page reads from each JPEG. */
+function pixelsRead(page, files) {
+  const read = async (files) => {
+    const { read } = await import("./picture.js");
+    const found = [];
+    for (const file of files) {
+      const bytes = Uint8Array.from(atob(file), (letter) => letter.charCodeAt());
+      const { pixels } = await read(new File([bytes], "a.jpg", { type: "image/jpeg" }), 1024);
+      found.push([...pixels.data]);
+    }
+    return found;
+  };
+  return page.evaluate(read, files.map((file) => file.toString("base64")));
+}
+
 /** Where a JPEG's markers are. */
 function markers(jpeg) {
   const found = [];
