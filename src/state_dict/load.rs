@@ -142,7 +142,7 @@ pub(super) enum Number {
     /// In an i128, which holds every integer type of a file.
     #[cfg(feature = "safetensors")]
     Integer(i128),
-    /// Of a float type, all of which f64 holds.
+    /// A value of any float type: f64 holds them all.
     Float(f64),
 }
 

@@ -128,8 +128,8 @@ impl StateDict {
         Ok(())
     }
 
-    /// Adds all values of another, their names after a prefix that ends in what separates them, and
-    /// those of its [metadata](Self::metadata) whose keys are not there yet.
+    /// Adds all values of another state, each name after `prefix`, which includes its separator (`"norm1."`).
+    /// [Metadata](Self::metadata) of the other state is added where this one has no such key.
     pub fn insert_all(&mut self, prefix: &str, other: StateDict) {
         for (key, value) in other.metadata {
             self.metadata.entry(key).or_insert(value);

@@ -45,7 +45,7 @@ impl Executor {
         pairs.filter_map(|(stage, norm)| Some((stage.name, norm.as_mut()?)))
     }
 
-    /// Whether a picture of this size can be run, as far as it can be told beforehand.
+    /// Checks before the work whether a picture of this size can be run. What only the work shows is not found.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn check(&self, size: Size) -> Result<(), Error> {
         match self {
@@ -68,7 +68,7 @@ impl Executor {
     }
 }
 
-/// Whether a picture of this size can be run on `context`, as far as it can be told before anything is prepared.
+/// Checks before anything is prepared whether a picture of this size can be run on `context`.
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn check(context: &Context, stages: &[Stage], size: Size) -> Result<(), Error> {
     match context.device() {

@@ -137,7 +137,8 @@ pub(crate) fn is_there(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok())
 }
 
-/// Of each 2x2 elements of the planes of `size` the largest, NaN if one is; a last odd row or column is left out.
+/// Takes the largest of each 2x2 elements of the planes of `size`, or NaN if one of the four is. A last odd row or column is
+/// left out.
 fn pool(x: &[f32], size: Size) -> Vec<f32> {
     let (rows, columns) = (size.height / 2, size.width / 2);
     let mut y = Vec::with_capacity(x.len() / size.area() * rows * columns);

@@ -66,7 +66,7 @@ impl<'a> PictureFile<'a> {
     /// Reads a file, up to 256 MiB of it.
     ///
     /// # Errors
-    /// Those of [`PictureFile::new`]; [`PictureError::Read`] where the file cannot be read.
+    /// [`PictureError::Read`] where the file cannot be read, and the errors of [`PictureFile::new`].
     pub fn open(path: &Path) -> Result<PictureFile<'static>, PictureError> {
         PictureFile::new(read_file(path, FILE_BYTES).map_err(PictureError::Read)?)
     }

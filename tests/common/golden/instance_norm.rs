@@ -12,7 +12,7 @@ use wgnorm::{
     Mode, Momentum, StateError, Tensor,
 };
 
-/// Of the repository's vectors, those that [`overflows_on_gpu`].
+/// The repository's own vectors for which [`overflows_on_gpu`] holds.
 pub const OVERFLOW_ON_GPU: [&str; 4] =
     ["in2d_huge_1.5e+19", "in2d_huge_1e+20", "in2d_huge_1e+30", "in2d_huge_1e+38"];
 

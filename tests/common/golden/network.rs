@@ -234,7 +234,7 @@ impl<'a> Recorded<'a> {
             tensors.push((name, got, truth, off, if is_gradient { largest } else { 0.0 }));
         }
         for (name, got, truth, off, largest) in tensors {
-            // Of few values one system's error is small by luck.
+            // Where there are few values, one system's error may be small by luck.
             let off = off.max(pooled * largest);
             for (i, (&got, &want)) in got.iter().zip(&truth).enumerate() {
                 let bound = match self.dtype {
@@ -302,7 +302,7 @@ fn layers(
 }
 
 impl Layers<'_> {
-    /// Of the head, which has no space any more, or of maps.
+    /// A tensor of the head has no spatial axes; all others are maps.
     fn shape(&self, name: &str, len: usize) -> (Vec<usize>, Layout) {
         let [h, w] = if name.starts_with("head") { [1, 1] } else { self.space };
         let (n, c) = (self.samples, len / (self.samples * h * w));
@@ -393,7 +393,7 @@ impl Oracle {
         Ok(Oracle { norms, samples, values, inputs: BTreeMap::new() })
     }
 
-    /// Of an input of so many values.
+    /// The oracle's norm for an input of this many values.
     fn norm(&self, name: &str, len: usize, mode: Mode) -> Norm<'_> {
         let value = |part: &str| self.values.get(&format!("{name}.{part}")).map(Vec::as_slice);
         let Settings { kind, channels, eps, .. } = self.norms[name];

@@ -187,7 +187,7 @@ fn jpegs_cut_at_every_byte_give_what_is_there() {
                     rows += usize::from(picture.as_rgb()[..row] == whole.as_rgb()[..row]);
                 }
                 Err(PictureError::CutOff) => assert_eq!(first, None, "{cut} of {}", jpeg.len()),
-                // Too short to be told from other files.
+                // So short a file has no format yet.
                 Err(PictureError::Decode(error)) => assert!(cut < 3, "{cut}: {error}"),
                 Err(error) => panic!("{cut}: {error}"),
             }

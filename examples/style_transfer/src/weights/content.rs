@@ -69,7 +69,7 @@ const BEGINNINGS: [(&[u8], Content); 21] = [
 
 /// The number that a checkpoint of PyTorch before 1.6 begins with, after the head of its pickle.
 const CHECKPOINT: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
-/// Bytes from which text is told.
+/// How many bytes are looked at to recognize text.
 const BEGINNING: usize = 512;
 /// Characters of a text that are shown.
 const SHOWN: usize = 60;
