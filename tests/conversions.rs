@@ -333,7 +333,7 @@ fn metadata_are_kept() {
         let file = SafeTensors::deserialize(&written).unwrap();
         assert_eq!(file.len(), tensors);
         file.tensors().iter().for_each(|(_, view)| assert_eq!(view.data(), values));
-        // The same bytes every time, also from a state that was read anew.
+        // The same bytes are written every time, also by a state that was read from them.
         for _ in 0..8 {
             let again = StateDict::from_safetensors(&written).unwrap();
             assert_eq!(again.to_safetensors().unwrap(), written);

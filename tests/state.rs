@@ -139,7 +139,7 @@ fn empty_batches_are_counted() {
             }
         }
 
-        // Of any shape, type and order, by every call that trains, but in evaluation.
+        // An empty batch of any shape, type and order counts in every call that trains, and not in evaluation.
         let plain = Extras::new();
         for shape in [[0, 2, 3], [3, 2, 0], [0, 2, 1], [0, 2, 0]] {
             for dtype in [DType::F32, DType::F16, DType::BF16] {

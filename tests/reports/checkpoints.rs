@@ -76,7 +76,7 @@ fn compiled_models_load_by_their_prefix() {
             let model = StateDict::from_safetensors(&file).unwrap();
             for at in ["0.", "1."] {
                 let mut layer = BatchNorm1d::config(2).init(context).unwrap();
-                // Without the wrapper's name the names on both sides are told.
+                // Without the wrapper's name, the error has the names that the layer and the state have.
                 let strict = LoadOptions::strict();
                 let told = layer.load_state_dict(&model, &strict).unwrap_err().to_string();
                 assert!(told.contains("missing weight") && told.contains(wrapper), "{told}");

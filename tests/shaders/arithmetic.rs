@@ -130,7 +130,7 @@ impl Call<'_> {
         None
     }
 
-    /// Of an expression that was evaluated, or needs no evaluation.
+    /// The value of an expression that was evaluated, or that needs no evaluation.
     fn value(&self, handle: Handle<Expression>) -> Value {
         match self.results.get(&handle) {
             Some(value) => value.clone(),
@@ -187,7 +187,7 @@ impl Call<'_> {
                 F32(self.flushed(match (fun, b) {
                     (MathFunction::Abs, None) => a.abs(),
                     (MathFunction::Exp, None) => (self.device.exp)(a),
-                    // Of NaN and a number, the number.
+                    // Rust's min gives the number where the other operand is NaN, as WGSL allows.
                     (MathFunction::Min, Some(b)) => a.min(b),
                     (MathFunction::Max, Some(b)) => a.max(b),
                     other => panic!("no rule for {other:?}"),

@@ -33,7 +33,7 @@ pub type Given<'a> = &'a dyn Fn(&str, Vec<f64>) -> Result<Vec<f64>, String>;
 
 /// Everything but the norms.
 pub struct Graph {
-    /// Of the convolutions and the linear layer, with their shapes.
+    /// Shapes and values of the convolutions' and the linear layer's parameters.
     parameters: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
     pub samples: usize,
     /// Height and width of the maps.

@@ -50,7 +50,7 @@ pub fn norms(case: &Case) -> Result<BTreeMap<&'static str, Settings>, String> {
     Ok(norms)
 }
 
-/// Of a norm; of the other layers, that they are as the graph has them.
+/// Returns a norm's settings. For any other layer it checks that the graph has the same one, and returns `None`.
 fn settings(class: &str, printed: &Printed<'_>) -> Result<Option<Settings>, String> {
     let kind = match class {
         "InstanceNorm2d" => Kind::Instance,

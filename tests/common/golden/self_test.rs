@@ -1,5 +1,5 @@
 //! That the inputs are what the golden set means, and that the comparison can fail. The cases for that are taken from
-//! the folder under test, whatever is in it; what it has no case for is told, and is a failure in the repository's own.
+//! the folder under test. A kind of which it has no case is printed as skipped; in the repository's own folder it fails.
 
 use super::behaviour::{self, Refusal};
 use super::compare::{EXCEPTIONS, Wanted};
@@ -72,8 +72,8 @@ fn formulas_equal_stored_tensors(golden: &Golden) -> Result<Vec<String>, String>
     Ok(missing.map(told).collect())
 }
 
-/// A table that names no case would excuse nothing and say it does. In another folder the names are others; what they are
-/// names for is told from the cases themselves, which must be the tables' in the repository's own.
+/// A table that names no case would excuse nothing and say it does. Other folders have other names, so
+/// there the cases themselves say which they are; in the repository's own folder both must agree.
 fn tables_name_cases(golden: &Golden) -> Result<Vec<String>, String> {
     if !golden.own {
         return Ok(Vec::new());
@@ -132,7 +132,7 @@ fn plain(case: &Case) -> bool {
     whole && case.dtype_name() == "float32" && !case.is_nhwc()
 }
 
-/// Of every one of [`KINDS`], in the first case that has it.
+/// Perturbs a value of every one of [`KINDS`], in the first case that has it.
 fn perturbed_value_is_seen(golden: &Golden) -> Result<Vec<String>, String> {
     let context = &Context::host();
     let mut missing = Vec::new();
